@@ -1,0 +1,1 @@
+"""From files and votes to token batches."""

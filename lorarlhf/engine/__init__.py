@@ -1,0 +1,1 @@
+"""One base in memory, and the jobs that run on it."""

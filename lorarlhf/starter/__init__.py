@@ -1,0 +1,1 @@
+"""The small base model we ship, and the recipe that made it."""

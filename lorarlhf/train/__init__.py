@@ -1,0 +1,1 @@
+"""The training stages; each file reads as its algorithm."""

@@ -1,0 +1,1 @@
+"""Settings measured to fit a kind of machine, one YAML file each."""
