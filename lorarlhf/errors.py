@@ -34,5 +34,5 @@ class TrainingError(LoraRlhfError, RuntimeError):
     """A run that cannot start or must not go on."""
 
 
-class RunPaused(LoraRlhfError):
+class RunPaused(LoraRlhfError):  # noqa: N818 - asked for, not an error
     """The person asked a run to stop; everything needed to go on is saved."""

@@ -37,6 +37,13 @@ def user(text: str) -> Prompt:
     return (Message(role="user", content=text),)
 
 
+def plain(prompt: Prompt) -> str | list[Message]:
+    """Write a prompt as shortly as it can be: its text where it is a single user turn, else its turns."""
+    if len(prompt) == 1 and prompt[0]["role"] == "user":
+        return prompt[0]["content"]
+    return list(prompt)
+
+
 def prompt_key(prompt: Iterable[Message]) -> str:
     """Name a prompt by its content: 16 hex digits, the same on every machine and in every release."""
     canonical = json.dumps([[m["role"], m["content"]] for m in prompt], ensure_ascii=False)

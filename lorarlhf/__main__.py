@@ -1,0 +1,5 @@
+"""`python -m lorarlhf` and `accelerate launch -m lorarlhf` are the command line."""
+
+from lorarlhf.cli import main
+
+main()

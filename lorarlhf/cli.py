@@ -1,0 +1,407 @@
+"""The command line. Thin: it reads options, calls the engine or the store, and shows the result.
+
+Nothing here imports torch before a command needs a model, so that `lorarlhf --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lorarlhf import __version__
+from lorarlhf.errors import LoraRlhfError, RunPaused
+from lorarlhf.options import chosen, read_preset, settings_options
+from lorarlhf.settings import STAGES, LoadSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
+from lorarlhf.terminal import (
+    counting_bar,
+    loading_line,
+    pause_on_interrupt,
+    say,
+    show_json,
+    table,
+    training_bar,
+)
+
+if TYPE_CHECKING:
+    from lorarlhf.engine.core import Engine
+    from lorarlhf.workspace import Workspace
+
+STAGE_SETTINGS = {"sft": SFTSettings, "reward": RewardSettings, "ppo": PPOSettings}
+assert STAGE_SETTINGS == STAGES
+
+
+def common(command: Callable) -> Callable:
+    """Add the options every command has."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout, nothing else.")(
+        command
+    )
+    return click.option(
+        "--workspace",
+        metavar="DIR",
+        help="Folder of votes, runs and adapters. [default: $LORARLHF_HOME or ~/.lorarlhf]",
+    )(command)
+
+
+def with_model(*groups: Any) -> Callable[[Callable], Callable]:
+    """Add the options of a command that needs a base, and those of the groups it uses."""
+
+    def decorate(command: Callable) -> Callable:
+        @wraps(command)
+        def prepared(workspace: str | None, preset: str | None, **options: Any) -> Any:
+            return command(workspace=workspace, preset=read_preset(preset), **options)
+
+        found = settings_options(*groups, LoadSettings)(prepared)
+        found = click.option("--preset", metavar="NAME", help="Settings for a kind of machine; a name or a YAML file.")(
+            found
+        )
+        return common(found)
+
+    return decorate
+
+
+def open_workspace(path: str | None) -> Workspace:
+    """Find the workspace named on the command line."""
+    from lorarlhf.workspace import Workspace
+
+    return Workspace(path).open()
+
+
+@contextmanager
+def engine_for(workspace: str | None, options: dict[str, Any], preset: dict[str, Any]) -> Iterator[Engine]:
+    """Start the engine in this process, on the base asked for, else the workspace's, else the starter."""
+    place = open_workspace(workspace)
+    with place.store() as store:
+        remembered = store.get_meta("load", {})
+    load = chosen(LoadSettings, options, {"load": {**remembered, **preset.get("load", {})}}, "load")
+    from lorarlhf.engine.core import Engine
+
+    with loading_line() as progress:
+        engine = Engine(place, load, progress)
+        _ = engine.base
+    if options.get("base"):
+        engine.store.set_meta("load", load.model_dump(exclude_defaults=True) | {"base": load.base})
+    yield engine
+    engine.store.close()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="lorarlhf")
+def cli() -> None:
+    """Align a language model by hand on one GPU, or on none.
+
+    Rate answers, train LoRA adapters on one frozen 4-bit base (SFT, reward model, PPO), export them.
+    `lorarlhf demo` shows the whole loop in a few minutes.
+    """
+
+
+# -- data -----------------------------------------------------------------------------------------------------
+
+
+@cli.command("import")
+@click.argument("file")
+@click.option(
+    "--as",
+    "kind",
+    required=True,
+    type=click.Choice(["comparisons", "demonstrations", "prompts"]),
+    help="What it holds.",
+)
+@common
+def import_(file: str, kind: str, workspace: str | None, as_json: bool) -> None:
+    """Take in votes, demonstrations or prompts.
+
+    FILE is JSON, JSONL, JSONL.gz, CSV, Parquet, plain text, a data set on the Hub, or `starter` for what comes with
+    the starter base. The format is recognised. All or nothing: bad rows are named and nothing is changed.
+    """
+    from lorarlhf.data.importing import import_file
+
+    with open_workspace(workspace).store() as store, counting_bar("reading", "row") as progress:
+        report = import_file(store, file, kind, progress)
+    if as_json:
+        show_json(report)
+    else:
+        say(f"added {report['added']} {kind}, skipped {report['duplicates']} duplicates (format: {report['format']})")
+
+
+@cli.command()
+@click.option("--export", "target", metavar="FILE", help="Write the votes to a file.")
+@click.option(
+    "--format",
+    "form",
+    default="lossless",
+    type=click.Choice(["lossless", "preference", "demonstrations", "ranking", "csv"]),
+    help="lossless imports back to the same rows; preference is what trainers read. [default: lossless]",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@common
+def votes(target: str | None, form: str, force: bool, workspace: str | None, as_json: bool) -> None:
+    """Count the votes, or export them."""
+    with open_workspace(workspace).store() as store:
+        if target:
+            from lorarlhf.data.exporting import write_votes
+
+            result = {"file": target, "format": form, "rows": write_votes(store, target, form, force=force)}
+            text = f"wrote {result['rows']} rows to {target}"
+        else:
+            result = {**store.counts(), "outcomes": store.outcomes()}
+            counts = [{"what": key, "rows": value} for key, value in store.counts().items()]
+            text = table(counts, ["what", "rows"])
+    show_json(result) if as_json else click.echo(text)
+
+
+# -- the model ------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--prompts", "file", metavar="FILE", help="Prompts to answer; any format `import` reads.")
+@click.option("--prompt", "text", metavar="TEXT", help="One prompt to answer.")
+@click.option("-n", "n", default=2, show_default=True, type=click.IntRange(1, 1000), help="Answers per prompt.")
+@click.option("--adapter", default="", metavar="NAME", help="Adapter that answers; 'base' or none is the bare base.")
+@with_model(SamplingSettings)
+def generate(
+    file: str | None,
+    text: str | None,
+    n: int,
+    adapter: str,
+    workspace: str | None,
+    preset: Any,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Draw answers: one object per prompt, {"prompt", "completions"}."""
+    if (file is None) == (text is None):
+        raise click.UsageError("pass either --prompts FILE or --prompt TEXT")
+    from lorarlhf.data.importing import read_prompts
+    from lorarlhf.types import plain, user
+
+    prompts = [user(text)] if text is not None else read_prompts(str(file))
+    sampling = chosen(SamplingSettings, options, preset, "sampling")
+    with engine_for(workspace, options, preset) as engine, counting_bar("answering", "token") as progress:
+        drawn = 0
+
+        def on_step(tokens: dict[int, int]) -> None:
+            nonlocal drawn
+            drawn += len(tokens)
+            progress(drawn, None)
+
+        answers = engine.generate(prompts, n, sampling, adapter, on_step)
+    rows = [{"prompt": plain(p), "completions": [c.text for c in a]} for p, a in zip(prompts, answers, strict=True)]
+    if as_json:
+        show_json(rows)
+        return
+    for row in rows:
+        click.echo(f"\n> {row['prompt']}" if isinstance(row["prompt"], str) else f"\n> {row['prompt'][-1]['content']}")
+        for number, completion in enumerate(row["completions"], 1):
+            click.echo(f"  {number}. {completion}")
+
+
+@cli.command()
+@click.option("--adapter", required=True, metavar="NAME", help="Reward adapter.")
+@click.option("--input", "file", required=True, metavar="FILE", help='Rows of {"prompt", "response"}.')
+@with_model()
+def score(adapter: str, file: str, workspace: str | None, preset: Any, as_json: bool, **options: Any) -> None:
+    """Score answers with a reward model."""
+    from lorarlhf.data.importing import read_demonstrations
+    from lorarlhf.types import plain
+
+    rows = read_demonstrations(file)
+    with engine_for(workspace, options, preset) as engine:
+        scores = engine.score(adapter, [(row.prompt, row.response) for row in rows])
+    found = [
+        {"prompt": plain(row.prompt), "response": row.response, "score": value}
+        for row, value in zip(rows, scores, strict=True)
+    ]
+    if as_json:
+        show_json(found)
+        return
+    for row in found:
+        click.echo(f"{row['score']:+8.3f}  {row['response']}")
+
+
+# -- training -------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def train() -> None:
+    """Train one stage on what the workspace holds."""
+
+
+def _train_command(stage: str) -> None:
+    settings = STAGE_SETTINGS[stage]
+
+    @train.command(stage, help=settings.__doc__)
+    @click.option(
+        "--name", default="", metavar="NAME", help=f"Name of the new adapter. [default: {stage}-1, {stage}-2 …]"
+    )
+    @with_model(settings)
+    def command(name: str, workspace: str | None, preset: Any, as_json: bool, **options: Any) -> None:
+        asked = chosen(settings, options, preset, stage)  # type: ignore[type-var]
+        with engine_for(workspace, options, preset) as engine, pause_on_interrupt() as paused:
+            from lorarlhf.engine.training import train as run
+
+            with training_bar(stage) as watch:
+                result = run(engine, stage, asked, name, watch, paused)
+        _show_result(result, as_json)
+
+
+for _stage in STAGE_SETTINGS:
+    _train_command(_stage)
+
+
+@cli.command()
+@click.argument("run")
+@common
+def resume(run: str, workspace: str | None, as_json: bool) -> None:
+    """Go on with a paused or interrupted RUN exactly where it stopped."""
+    with open_workspace(workspace).store() as store:
+        row = store.run(run)
+    with engine_for(workspace, row.parents["load"], {}) as engine, pause_on_interrupt() as paused:
+        from lorarlhf.engine.training import resume as go_on
+
+        with training_bar(row.stage) as watch:
+            result = go_on(engine, run, watch, paused)
+    _show_result(result, as_json)
+
+
+def _show_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(result)
+        return
+    click.echo(f"run {result['run']} made adapter {result['adapter']}")
+    shown = {k: v for k, v in result["metrics"].items() if k.startswith("eval/")}
+    click.echo("\n".join(f"  {name.removeprefix('eval/')}: {value:.4g}" for name, value in shown.items()))
+
+
+# -- what there is --------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@common
+def adapters(workspace: str | None, as_json: bool) -> None:
+    """List the adapters of the workspace."""
+    from lorarlhf.library import list_saved
+
+    found = [
+        {
+            "name": a.name,
+            "stage": a.stage,
+            "base": a.card["base"]["name"],
+            "created": a.card.get("created", "")[:19],
+            "parents": {role: p["name"] for role, p in a.card.get("parents", {}).items()},
+            "metrics": a.card.get("metrics", {}),
+        }
+        for a in list_saved(open_workspace(workspace).adapters_dir)
+    ]
+    if as_json:
+        show_json(found)
+    else:
+        click.echo(table(found, ["name", "stage", "base", "created"]) if found else "no adapters yet")
+
+
+@cli.command()
+@common
+def runs(workspace: str | None, as_json: bool) -> None:
+    """List the training runs of the workspace."""
+    with open_workspace(workspace).store() as store:
+        found = [vars(row) for row in store.runs()]
+    if as_json:
+        show_json(found)
+        return
+    columns = ["id", "status", "step", "adapter", "base", "created", "error"]
+    click.echo(table([{**row, "created": row["created"][:19]} for row in found], columns) if found else "no runs yet")
+
+
+@cli.command("export")
+@click.argument("adapter")
+@click.argument("dest")
+@click.option("--format", "form", default="peft", type=click.Choice(["peft"]), help="What to write. [default: peft]")
+@click.option("--force", is_flag=True, help="Overwrite DEST.")
+@common
+def export_(adapter: str, dest: str, form: str, force: bool, workspace: str | None, as_json: bool) -> None:
+    """Write ADAPTER to the folder DEST, for plain peft and transformers to load."""
+    from lorarlhf.export.peft_format import export_peft
+    from lorarlhf.library import read_saved
+
+    saved = read_saved(open_workspace(workspace).adapters_dir / adapter)
+    result = export_peft(saved, Path(dest), overwrite=force)
+    show_json(result) if as_json else click.echo(f"wrote {result['folder']}; its README.md says how to load it")
+
+
+@cli.command()
+@click.option("--votes", default=400, show_default=True, type=click.IntRange(20, 100_000), help="Scripted votes.")
+@click.option("--noise", default=0.1, show_default=True, type=click.FloatRange(0, 0.5), help="Share of wrong votes.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of everything.")
+@common
+def demo(votes: int, noise: float, seed: int, workspace: str | None, as_json: bool) -> None:
+    """Run the whole loop on the starter base with a scripted rater, and show before and after.
+
+    It works in a new folder `demos/N` of the workspace, so your own votes stay your own.
+    """
+    from lorarlhf.engine.demo import run_demo, show_demo
+
+    result = run_demo(open_workspace(workspace), votes=votes, noise=noise, seed=seed, say=say)
+    show_json(result) if as_json else click.echo(show_demo(result))
+
+
+@cli.command()
+@common
+def doctor(workspace: str | None, as_json: bool) -> None:
+    """Say what this machine has, what fits, what is missing and how to mend it."""
+    from lorarlhf.doctor import examine, render
+    from lorarlhf.workspace import Workspace
+
+    findings = examine(Workspace(workspace).path)
+    show_json(findings) if as_json else click.echo(render(findings))
+
+
+# -- the edge -------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 a failure in one line, 2 wrong usage."""
+    try:
+        cli.main(prog_name="lorarlhf", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        _fail("stopped")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2 if isinstance(error, click.UsageError) else 1)
+    except RunPaused as pause:
+        _fail(str(pause))
+    except LoraRlhfError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped")
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        _fail(_unexpected(error))
+
+
+def _fail(text: str) -> None:
+    say(f"lorarlhf: {text}")
+    sys.exit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    """Keep the traceback in a file for whoever mends it; say one line to the person."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", prefix="lorarlhf-error-", suffix=".txt", delete=False) as report:
+        traceback.print_exception(error, file=report)
+    return (
+        f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; details: {report.name}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Token rows, and how they are cut into micro-batches. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Row(NamedTuple):
+    """One prompt with one response, as token ids; the response carries its end mark if it has one."""
+
+    prompt: list[int]
+    response: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of both together."""
+        return len(self.prompt) + len(self.response)
+
+
+class Batch(NamedTuple):
+    """Rows padded on the right, and where their responses are."""
+
+    ids_BL: Tensor
+    attention_mask_BL: Tensor
+    """True on real tokens."""
+    predict_BL: Tensor
+    """True where the *next* token is a response token: the positions whose logits and values count."""
+    targets_T: Tensor
+    """The response tokens of all rows, one row after the other."""
+    last_B: Tensor
+    """Index of the last real token of each row."""
+
+
+def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Pad rows on the right into one batch; every row needs at least one prompt token."""
+    length = max(row.length for row in rows)
+    ids_BL = torch.full((len(rows), length), pad_id)
+    attention_mask_BL = torch.zeros(len(rows), length, dtype=torch.bool)
+    predict_BL = torch.zeros(len(rows), length, dtype=torch.bool)
+    for b, row in enumerate(rows):
+        ids_BL[b, : row.length] = torch.tensor(row.prompt + row.response)
+        attention_mask_BL[b, : row.length] = True
+        predict_BL[b, len(row.prompt) - 1 : row.length - 1] = True
+    targets_T = torch.tensor([token for row in rows for token in row.response], dtype=torch.long)
+    last_B = torch.tensor([row.length - 1 for row in rows])
+    return Batch(*(tensor.to(device) for tensor in (ids_BL, attention_mask_BL, predict_BL, targets_T, last_B)))
+
+
+def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut rows into groups whose padded size stays within `budget` tokens → row indices, longest rows first.
+
+    Neighbours in length share a group, so little is padding. A row longer than the budget gets a group of its own.
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if room == 0:
+            groups.append([])
+            room = max(1, budget // max(1, lengths[index]))
+        groups[-1].append(index)
+        room -= 1
+    return groups
+
+
+def pad_flat(flat_T: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Lay the values of consecutive rows [T] out as [B, R], zeros after each row's end."""
+    return torch.nn.utils.rnn.pad_sequence(list(flat_T.split(list(lengths))), batch_first=True)
+
+
+def mask_of(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Return the mask [B, R] that is True on the first `lengths[b]` columns of row b."""
+    lengths_B = torch.tensor(list(lengths), device=device)
+    return torch.arange(int(lengths_B.max()), device=device) < lengths_B[:, None]
+
+
+def clip_prompt(prompt: list[int], room: int) -> list[int]:
+    """Keep the last `room` tokens of a prompt, at least one."""
+    return prompt[-max(1, room) :]

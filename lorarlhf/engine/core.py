@@ -1,0 +1,121 @@
+"""The engine: one base in memory for its whole life, the adapters on it, and the workspace it serves.
+
+Terminal and app call the same methods. Adapters come from disk when a job needs them and leave when it ends; the
+base is loaded once, on first use, and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from lorarlhf.adapters import AdapterBank
+from lorarlhf.base import Base, load_base
+from lorarlhf.errors import AdapterError
+from lorarlhf.forward import map_sequences, sequence_scores
+from lorarlhf.library import BARE, SavedAdapter, read_saved
+from lorarlhf.sampling import Completion, OnStep, generate
+from lorarlhf.settings import LoadSettings, SamplingSettings
+from lorarlhf.store import Store
+from lorarlhf.train.common import Studio
+from lorarlhf.train.team import Team
+from lorarlhf.types import Prompt
+from lorarlhf.workspace import Workspace
+
+
+class Engine:
+    """A base, its adapters, and a workspace."""
+
+    def __init__(
+        self, workspace: Workspace, load: LoadSettings, progress: Callable[[str, float], None] | None = None
+    ) -> None:
+        self.workspace = workspace.open()
+        self.load_settings = load
+        self._progress = progress
+
+    @cached_property
+    def store(self) -> Store:
+        """The workspace's database."""
+        return self.workspace.store()
+
+    @cached_property
+    def base(self) -> Base:
+        """The frozen base, loaded on first use."""
+        return load_base(self.load_settings, self._progress)
+
+    @cached_property
+    def bank(self) -> AdapterBank:
+        """The adapters on the base."""
+        return AdapterBank(self.base)
+
+    @cached_property
+    def studio(self) -> Studio:
+        """Base, adapters and team, as the stages want them."""
+        return Studio(self.base, self.bank, Team(self.base.device))
+
+    def saved(self, name: str) -> SavedAdapter:
+        """Read the card of an adapter of this workspace."""
+        return read_saved(self.workspace.adapters_dir / name)
+
+    @contextmanager
+    def borrowed(self, name: str) -> Iterator[str | None]:
+        """Have a saved adapter in memory for a while → its name in the bank, None for the bare base."""
+        if name in ("", BARE):
+            yield None
+            return
+        self.bank.load(name, self.saved(name).path, frozen=True)
+        try:
+            yield name
+        finally:
+            self.bank.delete(name)
+
+    @contextmanager
+    def cleared(self) -> Iterator[None]:
+        """Forget, when the block ends, the adapters it brought into memory."""
+        before = set(self.bank.names)
+        try:
+            yield
+        finally:
+            for name in [name for name in self.bank.names if name not in before]:
+                self.bank.delete(name)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: SamplingSettings,
+        adapter: str = "",
+        on_step: OnStep | None = None,
+    ) -> list[list[Completion]]:
+        """Draw `n` answers to each prompt with an adapter, or with the bare base."""
+        with self.borrowed(adapter) as name, self.bank.activate(name):
+            return generate(self.base, prompts, n, sampling, on_step=on_step)
+
+    def score(self, adapter: str, answers: Sequence[tuple[Prompt, str]], budget: int = 2048) -> list[float]:
+        """Score answers to prompts with a reward adapter."""
+        if not self.saved(adapter).has_head:
+            raise AdapterError(f"adapter {adapter} is no reward model; train one with `lorarlhf train reward`")
+        rows = [self.studio.row(prompt, response, self.context) for prompt, response in answers]
+        with self.borrowed(adapter) as name, self.bank.activate(name):
+            head = self.bank.heads[adapter]
+            scores_B = map_sequences(self.base, rows, budget, lambda batch: sequence_scores(self.base, head, batch))
+        return [float(score) for score in scores_B]
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the base was made for, in tokens."""
+        config = self.base.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 2**20)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what is in memory: base, adapters, bytes."""
+        report = self.base.report
+        return {
+            "base": self.base.identity,
+            "device": str(self.base.device),
+            "compute": str(self.base.compute_dtype).removeprefix("torch."),
+            "base_bytes": report.bytes_on_device,
+            "adapters": {name: self.bank.bytes_of(name) for name in self.bank.names},
+        }

@@ -1,0 +1,63 @@
+"""Write a run down in the workspace, and tell whoever watches it live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lorarlhf.store import Store
+from lorarlhf.train.common import Studio
+from lorarlhf.train.loop import Metrics
+from lorarlhf.train.rollout import Rollout
+
+Watch = Callable[[int, int, Metrics], None]
+"""Told (steps done, steps in all, newest metrics) after every step."""
+
+SAMPLES = 8
+"""Answers stored of a rollout: enough to read, little to keep."""
+
+
+class StoreJournal:
+    """The journal of one run; only the main process of a team writes."""
+
+    def __init__(self, store: Store, run: str, studio: Studio, watch: Watch | None = None) -> None:
+        self.store, self.run, self.studio, self.watch = store, run, studio, watch
+
+    @property
+    def _writes(self) -> bool:
+        return self.studio.team.is_main
+
+    def metrics(self, step: int, metrics: Metrics) -> None:
+        """Record numbers of a step."""
+        if self._writes:
+            self.store.log_metrics(self.run, step, metrics)
+
+    def event(self, step: int, text: str) -> None:
+        """Record that something happened, in words."""
+        if self._writes:
+            self.store.log_event(self.run, step, text)
+
+    def progress(self, step: int, total: int, metrics: Metrics) -> None:
+        """Tell the watcher; the store has it already."""
+        if self._writes and self.watch:
+            self.watch(step, total, metrics)
+
+    def samples(self, step: int, rollout: Rollout) -> None:
+        """Record the first answers of a rollout with their score and KL."""
+        if not self._writes:
+            return
+        decode = self.studio.base.tokenizer.decode
+        chosen = list(range(min(SAMPLES, len(rollout.rows))))
+        self.store.log_samples(
+            self.run,
+            step,
+            [
+                {
+                    "prompt": decode(rollout.rows[i].prompt, skip_special_tokens=True),
+                    "response": rollout.completions[i].text,
+                    "ended": rollout.completions[i].ended,
+                    "score": float(rollout.scores_B[i]),
+                    "kl": float(rollout.kl_B[i]),
+                }
+                for i in chosen
+            ],
+        )

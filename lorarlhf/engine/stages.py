@@ -1,0 +1,96 @@
+"""Give each stage its adapters and its data. Knows the workspace, no algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lorarlhf.data.chat import encode_prompt
+from lorarlhf.data.pairs import pairs_of
+from lorarlhf.engine.core import Engine
+from lorarlhf.errors import AdapterError
+from lorarlhf.library import BARE
+from lorarlhf.settings import LoraSettings, PPOSettings, RewardSettings, Settings, SFTSettings
+from lorarlhf.train.common import split_by_prompt
+from lorarlhf.train.loop import Stage
+from lorarlhf.train.ppo import PPOStage
+from lorarlhf.train.reward import RewardStage
+from lorarlhf.train.rollout import RewardScorer, Roles
+from lorarlhf.train.sft import SFTStage
+from lorarlhf.types import Prompt, prompt_key
+
+Parents = dict[str, str]
+Data = dict[str, list[int]]
+
+ANCHORS = 256
+"""Demonstrations whose mean score becomes 0: enough for a standard error of 6 % of the spread."""
+
+
+def build_stage(engine: Engine, stage: str, settings: Settings, parents: Parents, data: Data) -> Stage:
+    """Make a stage ready for its first step; raise `LoraRlhfError` when data or adapters do not do."""
+    build: Callable[..., Stage] = {"sft": _sft, "reward": _reward, "ppo": _ppo}[stage]
+    rows = {kind: _rows(engine, kind, ids) for kind, ids in data.items()}
+    return build(engine, settings, parents, rows)
+
+
+def _rows(engine: Engine, kind: str, ids: list[int]) -> list[Any]:
+    """Fetch rows by id, also those undone since: a run goes on with the data it began with."""
+    by_id = {row.id: row.value for row in engine.store.history(kind)}
+    return [by_id[i] for i in ids]
+
+
+def _start(engine: Engine, name: str, parent: str, settings: LoraSettings, seed: int, *, head: bool = False) -> None:
+    """Put a trainable adapter into memory: new on the bare base, else a copy of its parent."""
+    if parent == BARE:
+        engine.bank.create(name, settings, head=head, seed=seed)
+        return
+    engine.bank.load(name, engine.saved(parent).path)
+    if head and name not in engine.bank.heads:
+        engine.bank.add_head(name, seed)
+    if not head:
+        engine.bank.heads.pop(name, None)
+
+
+def _sft(engine: Engine, settings: SFTSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:
+    _start(engine, "sft", parents["parent"], settings, settings.seed)
+    return SFTStage(engine.studio, "sft", settings, rows["demonstrations"])
+
+
+def _reward(engine: Engine, settings: RewardSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:
+    _start(engine, "reward", parents["parent"], settings, settings.seed, head=True)
+    pairs = pairs_of(rows["comparisons"], rows["rankings"])
+    return RewardStage(engine.studio, "reward", settings, pairs, rows["demonstrations"][:ANCHORS])
+
+
+def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:
+    bank = engine.bank
+    roles = Roles(reference=None if parents["sft"] == BARE else "reference")
+    if roles.reference:
+        bank.load(roles.reference, engine.saved(parents["sft"]).path, frozen=True)
+    start = parents["parent"] if parents["parent"] != BARE else parents["sft"]
+    _start(engine, roles.policy, start, settings, settings.seed)
+    if not engine.saved(parents["reward"]).has_head:
+        raise AdapterError(f"adapter {parents['reward']} is no reward model; name one with --reward")
+    bank.load("reward", engine.saved(parents["reward"]).path, frozen=True)
+    bank.copy("reward", roles.value)
+    train, heldout = split_by_prompt(_prompts(rows), settings.heldout_share)
+    scorer = RewardScorer(engine.studio, "reward", settings)
+    room = settings.max_length - settings.max_new_tokens
+
+    def encoded(prompts: list[_Prompt]) -> list[list[int]]:
+        return [encode_prompt(engine.base.tokenizer, p.prompt, room) for p in prompts]
+
+    return PPOStage(engine.studio, roles, settings, scorer, encoded(train), encoded(heldout))
+
+
+class _Prompt:
+    """A prompt by itself, in the shape of other examples."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+
+
+def _prompts(rows: dict[str, list[Any]]) -> list[_Prompt]:
+    """Take the imported prompts; where there are none, those of votes and demonstrations, each once."""
+    found: list[Prompt] = rows["prompts"] or [row.prompt for kind in rows for row in rows[kind] if kind != "prompts"]
+    return [_Prompt(prompt) for prompt in {prompt_key(prompt): prompt for prompt in found}.values()]

@@ -1,0 +1,55 @@
+"""Folders that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorarlhf.errors import StoreError
+
+
+@contextmanager
+def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `target` and rename it there when the block ends well.
+
+    Killed at any moment, `target` is the old folder, the new one, or absent; never a mixture. Raises `StoreError`
+    when `target` exists (unless `overwrite`) or the place cannot be written.
+    """
+    if target.exists() and not overwrite:
+        raise StoreError(f"{target} exists already; choose another name or remove it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        aside.chmod(0o755)
+    except OSError as error:
+        raise StoreError(f"{target.parent} cannot be written: {error.strerror}") from None
+    try:
+        yield aside
+        for path in aside.rglob("*"):
+            _sync(path)
+        _sync(aside)
+        if target.exists():
+            old = aside.with_name(aside.name + ".old")
+            target.rename(old)
+            aside.rename(target)
+            shutil.rmtree(old)
+        else:
+            aside.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error.strerror or error}; is the disk full?") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    # A rename is only as durable as the contents it names.
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

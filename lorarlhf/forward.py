@@ -1,0 +1,75 @@
+"""One forward pass of the base with whatever adapter is active: hidden states, log-probabilities, scores.
+
+Every number that two stages compare comes from these functions, so that it comes from the same kind of pass.
+Knows nothing of which adapter is active, nor of gradients being wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lorarlhf.algo.logprobs import TokenScores, token_scores
+from lorarlhf.base import Base
+from lorarlhf.data.tokens import Batch, Row, collate, micro_batches
+
+
+def hidden_states(base: Base, batch: Batch) -> Tensor:
+    """Run the transformer without its output layer → [B, L, H]."""
+    output = base.backbone(
+        input_ids=batch.ids_BL, attention_mask=batch.attention_mask_BL.long(), use_cache=False, return_dict=True
+    )
+    hidden_BLH: Tensor = output.last_hidden_state
+    return hidden_BLH
+
+
+def response_logprobs(base: Base, batch: Batch, temperature: float = 1.0) -> TokenScores:
+    """Score every response token of the batch, row after row → [T]."""
+    hidden_TH = hidden_states(base, batch)[batch.predict_BL]
+    return token_scores(hidden_TH, batch.targets_T, base.logits_of, base.vocabulary, temperature)
+
+
+def response_values(base: Base, head: nn.Linear, batch: Batch) -> Tensor:
+    """Value every state a response token was chosen in, row after row → [T]."""
+    return read_head(head, hidden_states(base, batch)[batch.predict_BL])
+
+
+def sequence_scores(base: Base, head: nn.Linear, batch: Batch) -> Tensor:
+    """Score whole rows at their last real token → [B]."""
+    hidden_BLH = hidden_states(base, batch)
+    rows_B = torch.arange(hidden_BLH.shape[0], device=hidden_BLH.device)
+    return read_head(head, hidden_BLH[rows_B, batch.last_B])
+
+
+def read_head(head: nn.Linear, hidden_NH: Tensor) -> Tensor:
+    """Apply a scalar head in fp32 → [N]."""
+    scores_N1: Tensor = head(hidden_NH.to(head.weight.dtype))
+    return scores_N1.squeeze(-1)
+
+
+def batches(base: Base, rows: Sequence[Row], budget: int) -> Iterable[tuple[list[int], Batch]]:
+    """Cut rows into collated micro-batches of at most `budget` padded tokens, with the row indices of each."""
+    for group in micro_batches([row.length for row in rows], budget):
+        yield group, collate([rows[i] for i in group], base.pad_id, base.device)
+
+
+@torch.no_grad()
+def map_sequences(base: Base, rows: Sequence[Row], budget: int, score: Callable[[Batch], Tensor]) -> Tensor:
+    """Compute one number per row in micro-batches, in the order of `rows` → [B] on the CPU."""
+    scores_B = torch.zeros(len(rows))
+    for group, batch in batches(base, rows, budget):
+        scores_B[group] = score(batch).float().cpu()
+    return scores_B
+
+
+@torch.no_grad()
+def map_tokens(base: Base, rows: Sequence[Row], budget: int, score: Callable[[Batch], Tensor]) -> list[Tensor]:
+    """Compute one number per response token in micro-batches → per row a tensor [R] on the CPU."""
+    found: list[Tensor] = [torch.zeros(0)] * len(rows)
+    for group, batch in batches(base, rows, budget):
+        parts = score(batch).float().cpu().split([len(rows[i].response) for i in group])
+        for index, part in zip(group, parts, strict=True):
+            found[index] = part
+    return found

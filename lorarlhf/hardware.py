@@ -1,0 +1,107 @@
+"""What the machine can compute with: device, number format, free memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from lorarlhf.errors import BaseModelError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Choose CUDA, XPU, MPS, CPU in this order, or the one asked for; raise if that one is missing."""
+    present: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "xpu": torch.xpu.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if wanted != "auto" and not present[wanted]():
+        raise BaseModelError(
+            f"device {wanted} is not available here; `lorarlhf doctor` shows what is, or use --device auto"
+        )
+    kind = wanted if wanted != "auto" else next(kind for kind, there in present.items() if there())
+    if kind in ("cuda", "xpu"):
+        # One process per card under `accelerate launch`.
+        return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)) % getattr(torch, kind).device_count())
+    return torch.device(kind)
+
+
+def pick_dtype(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """Choose the format of activations and say why."""
+    if wanted != "auto":
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[wanted], f"asked for by --compute {wanted}"
+    native, why = has_bf16(device)
+    return (torch.bfloat16 if native else torch.float32), why
+
+
+def has_bf16(device: torch.device) -> tuple[bool, str]:
+    """Tell whether the hardware itself multiplies bf16 (emulation is slower than fp32), and why."""
+    if device.type == "cuda":
+        if torch.version.hip:
+            return True, "AMD cards supported by ROCm compute in bf16"
+        major, minor = torch.cuda.get_device_capability(device)
+        return (
+            major >= 8,
+            f"compute capability {major}.{minor} ({'has' if major >= 8 else 'below 8.0 lacks'} bf16)",
+        )
+    if device.type == "xpu":
+        return True, "Intel GPUs compute in bf16"
+    if device.type == "mps":
+        try:
+            ones = torch.ones(2, 2, dtype=torch.bfloat16, device=device)
+            return bool((ones @ ones).sum() == 8), "this macOS computes in bf16"
+        except (RuntimeError, TypeError):
+            return False, "this macOS has no bf16"
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return native, f"this processor {'has' if native else 'lacks'} bf16 instructions"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Measure the bytes a new tensor could take on `device`, counting what torch holds in reserve as free."""
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserve
+    if device.type == "xpu":
+        return torch.xpu.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return min(psutil.virtual_memory().available, _container_free())
+
+
+def _container_free() -> int:
+    """Read what a container (cgroup v2) still allows; psutil sees only the whole machine."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        cache = sum(
+            int(line.split()[1])
+            for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+            if line.startswith(("inactive_file ", "active_file "))
+        )
+        return 2**62 if limit == "max" else int(limit) - used + cache
+    except (OSError, ValueError):
+        return 2**62
+
+
+def why_no_quantisation(device: torch.device) -> str:
+    """Try one NF4 product on `device`; return the reason it does not work, empty if it does."""
+    # Some builds complain at import about an optional download.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    try:
+        from bitsandbytes import functional, matmul_4bit
+
+        weight = torch.linspace(-1, 1, 64 * 64, device=device).reshape(64, 64)
+        packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+        row = torch.ones(1, 64, device=device)
+        got = matmul_4bit(row, packed, quant_state=state)
+        wanted = row @ functional.dequantize_4bit(packed, state).T
+    except (ImportError, RuntimeError, AttributeError, NotImplementedError, OSError) as error:
+        return " ".join(str(error).split())[:160] or type(error).__name__
+    return "" if torch.allclose(got, wanted, rtol=1e-2, atol=1e-2) else "it computes wrong numbers"

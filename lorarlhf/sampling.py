@@ -1,0 +1,188 @@
+"""Draw completions from the base with whatever adapter is active.
+
+Prompts stand left-padded in one batch; a row leaves the batch, and its cache, as soon as it has ended. Each row
+draws from its own stream of uniform numbers, so that an answer depends on its prompt, its number and the seed,
+not on which rows happen to share its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lorarlhf.base import Base
+from lorarlhf.data.chat import clean, encode_prompt, stop_texts
+from lorarlhf.settings import SamplingSettings
+from lorarlhf.types import Prompt
+
+
+class Completion(NamedTuple):
+    """One drawn answer."""
+
+    tokens: list[int]
+    """As drawn, end mark included where there is one."""
+    text: str
+    ended: bool
+    """True when the model ended it, by its end mark or a stop text; False when it ran out of room."""
+
+
+OnStep = Callable[[dict[int, int]], None]
+"""Told after each step the token every living row got, by row number; may raise to stop."""
+
+
+@torch.no_grad()
+def complete(
+    base: Base,
+    prompts: Sequence[list[int]],
+    settings: SamplingSettings,
+    *,
+    streams: Sequence[int] | None = None,
+    on_step: OnStep | None = None,
+) -> list[Completion]:
+    """Draw one completion per row of token ids, `batch_rows` side by side.
+
+    `streams` numbers the random stream of each row (default: its position); equal prompts with equal streams and
+    seed give equal answers.
+    """
+    streams = range(len(prompts)) if streams is None else streams
+    stops = stop_texts(base.tokenizer, settings.stop)
+    # Rows of similar length share a batch: less padding in the cache.
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    done: dict[int, Completion] = {}
+    for start in range(0, len(order), settings.batch_rows):
+        rows = order[start : start + settings.batch_rows]
+        uniforms_BR = _uniforms([streams[i] for i in rows], settings)
+        batch = _Decoder(base, [prompts[i] for i in rows], uniforms_BR, settings, stops)
+        for tokens in batch.run():
+            if on_step:
+                on_step({rows[b]: token for b, token in tokens.items()})
+        done |= {rows[b]: completion for b, completion in batch.finished.items()}
+    return [done[i] for i in range(len(prompts))]
+
+
+def generate(
+    base: Base,
+    prompts: Sequence[Prompt],
+    n: int,
+    settings: SamplingSettings,
+    *,
+    max_prompt_tokens: int | None = None,
+    on_step: OnStep | None = None,
+) -> list[list[Completion]]:
+    """Draw `n` completions for each prompt; row `i * n + k` is the k-th of prompt i."""
+    encoded = [encode_prompt(base.tokenizer, prompt, max_prompt_tokens) for prompt in prompts]
+    flat = complete(base, [ids for ids in encoded for _ in range(n)], settings, on_step=on_step)
+    return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+
+def _uniforms(streams: Sequence[int], settings: SamplingSettings) -> Tensor:
+    """Return uniform numbers in [0, 1), [rows, max_new_tokens]; a counter-based generator per row."""
+    draws = [
+        np.random.Generator(np.random.Philox(key=[settings.seed, stream])).random(settings.max_new_tokens)
+        for stream in streams
+    ]
+    return torch.from_numpy(np.stack(draws))
+
+
+def choose(logits_BV: Tensor, uniforms_B: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Draw one token per row by inverting the cumulative distribution at `uniforms_B` → [B].
+
+    Temperature 0 takes the likeliest. With top_p < 1 only the smallest set of likeliest tokens whose probability
+    reaches top_p can be drawn (Holtzman et al. 2020).
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
+    if top_p < 1:
+        probs_BV, tokens_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+        before_BV = probs_BV.cumsum(-1) - probs_BV
+        probs_BV = probs_BV.masked_fill(before_BV >= top_p, 0.0)
+    cumulative_BV = probs_BV.double().cumsum(-1)
+    # Scaling by the total keeps the last token reachable and rounding from ever drawing past it.
+    thresholds_B1 = uniforms_B.to(cumulative_BV)[:, None] * cumulative_BV[:, -1:]
+    drawn_B1 = torch.searchsorted(cumulative_BV, thresholds_B1, right=True).clamp_max(probs_BV.shape[-1] - 1)
+    return (tokens_BV.gather(-1, drawn_B1) if top_p < 1 else drawn_B1).squeeze(-1)
+
+
+class _Decoder:
+    """One left-padded batch on its way, its cache, and the rows still alive."""
+
+    def __init__(
+        self,
+        base: Base,
+        prompts: list[list[int]],
+        uniforms_BR: Tensor,
+        settings: SamplingSettings,
+        stops: tuple[str, ...],
+    ) -> None:
+        self.base, self.settings, self.stops = base, settings, stops
+        self.uniforms_BR = uniforms_BR.to(base.device)
+        width = max(len(ids) for ids in prompts)
+        padded = [[base.pad_id] * (width - len(ids)) + ids for ids in prompts]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        self.ids_BL = torch.tensor(padded, device=base.device)
+        self.mask_BL = torch.tensor(mask, device=base.device)
+        self.positions_BL = (self.mask_BL.cumsum(-1) - 1).clamp_min(0)
+        self.cache = DynamicCache(config=base.model.config.get_text_config())
+        self.alive = list(range(len(prompts)))
+        self.drawn: list[list[int]] = [[] for _ in prompts]
+        self.finished: dict[int, Completion] = {}
+
+    def run(self) -> Iterator[dict[int, int]]:
+        """Decode until every row has ended; yield the tokens of each step by row."""
+        for step in range(self.settings.max_new_tokens):
+            logits_BV = self._forward()
+            chosen_B = choose(
+                logits_BV, self.uniforms_BR[self.alive, step], self.settings.temperature, self.settings.top_p
+            )
+            tokens = dict(zip(self.alive, chosen_B.tolist(), strict=True))
+            for row, token in tokens.items():
+                self.drawn[row].append(token)
+            yield tokens
+            kept = [k for k, row in enumerate(self.alive) if not self._ended(row)]
+            if not kept:
+                return
+            self._advance(chosen_B, kept)
+        for row in self.alive:
+            self.finished[row] = self._completion(row, ended=False)
+
+    def _forward(self) -> Tensor:
+        output = self.base.backbone(
+            input_ids=self.ids_BL,
+            attention_mask=self.mask_BL,
+            position_ids=self.positions_BL,
+            past_key_values=self.cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        return self.base.logits_of(output.last_hidden_state[:, -1])
+
+    def _advance(self, chosen_B: Tensor, kept: list[int]) -> None:
+        """Feed the chosen tokens next, and let ended rows go."""
+        if len(kept) < len(self.alive):
+            kept_B = torch.tensor(kept, device=self.base.device)
+            self.cache.batch_select_indices(kept_B)
+            self.mask_BL, self.positions_BL = self.mask_BL[kept_B], self.positions_BL[kept_B]
+            chosen_B = chosen_B[kept_B]
+            self.alive = [self.alive[k] for k in kept]
+        self.ids_BL = chosen_B[:, None]
+        self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.ids_BL)], dim=-1)
+        self.positions_BL = self.positions_BL[:, -1:] + 1
+
+    def _ended(self, row: int) -> bool:
+        stopped = self.drawn[row][-1] in self.base.eos_ids
+        if not stopped and self.stops:
+            text = self.base.tokenizer.decode(self.drawn[row], skip_special_tokens=True)
+            stopped = any(stop in text for stop in self.stops)
+        if stopped:
+            self.finished[row] = self._completion(row, ended=True)
+        return stopped
+
+    def _completion(self, row: int, *, ended: bool) -> Completion:
+        text = self.base.tokenizer.decode(self.drawn[row], skip_special_tokens=True)
+        return Completion(self.drawn[row], clean(text, self.stops), ended)

@@ -1,0 +1,116 @@
+"""The schema, as the ordered list of what was ever done to it.
+
+Released entries are never edited: a change is a new entry at the end. Each runs once per database, in the order
+of this list, and its name is recorded in the table `migrations`. Views named `live_…` leave out what was undone or
+replaced; they are what other programs should query.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime, timezone
+from pathlib import Path
+
+from lorarlhf import __version__
+from lorarlhf.errors import StoreError
+
+_ORIGIN = """
+    rater TEXT NOT NULL, round INTEGER NOT NULL, source TEXT NOT NULL, seconds REAL,
+    adapters TEXT NOT NULL, adapter_hashes TEXT NOT NULL, sampling TEXT NOT NULL, note TEXT NOT NULL,
+    fingerprint TEXT NOT NULL
+"""
+_HEAD = """
+    id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL,
+    prompt TEXT NOT NULL REFERENCES conversations(key)
+"""
+
+
+def _live(kind: str) -> str:
+    return f"""CREATE VIEW live_{kind} AS SELECT {kind}.*, messages FROM {kind}
+        JOIN conversations ON conversations.key = {kind}.prompt
+        WHERE id NOT IN (SELECT row FROM retractions WHERE kind = '{kind}')"""
+
+
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "0001-votes",
+        (
+            "CREATE TABLE conversations (key TEXT PRIMARY KEY, messages TEXT NOT NULL)",
+            f"""CREATE TABLE comparisons ({_HEAD}, a TEXT NOT NULL, b TEXT NOT NULL,
+                outcome TEXT NOT NULL CHECK (outcome IN ('a', 'b', 'tie', 'both_bad', 'skip')),
+                strength INTEGER NOT NULL, left_side TEXT NOT NULL CHECK (left_side IN ('a', 'b')),
+                criteria TEXT NOT NULL, reasons TEXT NOT NULL,
+                repeats INTEGER REFERENCES comparisons(id), {_ORIGIN})""",
+            f"CREATE TABLE rankings ({_HEAD}, completions TEXT NOT NULL, ranks TEXT NOT NULL, {_ORIGIN})",
+            f"CREATE TABLE demonstrations ({_HEAD}, response TEXT NOT NULL, {_ORIGIN})",
+            f"CREATE TABLE prompts ({_HEAD}, queue TEXT NOT NULL, fingerprint TEXT NOT NULL)",
+            """CREATE TABLE retractions (id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL,
+                kind TEXT NOT NULL, row INTEGER NOT NULL, replaced_by INTEGER, UNIQUE (kind, row))""",
+            *(_live(kind) for kind in ("comparisons", "rankings", "demonstrations", "prompts")),
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        ),
+    ),
+    (
+        "0002-runs",
+        (
+            """CREATE TABLE runs (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+                stage TEXT NOT NULL, status TEXT NOT NULL, adapter TEXT NOT NULL, base TEXT NOT NULL,
+                settings TEXT NOT NULL, parents TEXT NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL,
+                finished TEXT NOT NULL DEFAULT '', step INTEGER NOT NULL DEFAULT 0,
+                result TEXT NOT NULL DEFAULT '{}', error TEXT NOT NULL DEFAULT '')""",
+            """CREATE TABLE metrics (run TEXT NOT NULL REFERENCES runs(id), step INTEGER NOT NULL,
+                name TEXT NOT NULL, value REAL, PRIMARY KEY (run, step, name)) WITHOUT ROWID""",
+            """CREATE TABLE samples (run TEXT NOT NULL REFERENCES runs(id), step INTEGER NOT NULL,
+                position INTEGER NOT NULL, sample TEXT NOT NULL, PRIMARY KEY (run, step, position))""",
+            """CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL REFERENCES runs(id),
+                step INTEGER NOT NULL, created TEXT NOT NULL, text TEXT NOT NULL)""",
+            "CREATE INDEX events_of_run ON events (run)",
+        ),
+    ),
+)
+
+
+def now() -> str:
+    """Tell the time in UTC, ISO 8601 with microseconds and `Z`: sorts as text."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def applied(db: sqlite3.Connection) -> dict[str, str]:
+    """List the migrations a database has seen, each with the program version that applied it."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone():
+        return {}
+    return dict(db.execute("SELECT name, program FROM migrations").fetchall())
+
+
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreError` if the database is another program's or a newer version's; change nothing."""
+    seen = applied(db)
+    if not seen and db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise StoreError(f"{path} is a database of another program; choose another workspace")
+    unknown = sorted(set(seen) - {name for name, _ in MIGRATIONS})
+    if unknown:
+        raise StoreError(
+            f"{path} was written by a newer lorarlhf ({seen[unknown[-1]]}, schema {unknown[-1]}; this is "
+            f"{__version__}); upgrade with: pip install -U lorarlhf"
+        )
+
+
+def migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring a database to the newest schema, in one transaction: all of it or none."""
+    check(db, path)
+    if len(applied(db)) == len(MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        check(db, path)  # another process may have been faster
+        db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied TEXT, program TEXT)")
+        seen = applied(db)
+        for name, statements in MIGRATIONS:
+            if name not in seen:
+                for statement in statements:
+                    db.execute(statement)
+                db.execute("INSERT INTO migrations VALUES (?, ?, ?)", (name, now(), __version__))
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise

@@ -1,0 +1,159 @@
+"""Training runs: what was asked, how it goes, what came out. Written by the engine, read by app and terminal."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lorarlhf.errors import StoreError
+from lorarlhf.store.codec import dump
+from lorarlhf.store.database import Database
+from lorarlhf.store.migrations import now
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run as it stands. Times are UTC, ISO 8601."""
+
+    id: str
+    """Stage and a number counted over all runs: `ppo-3`; a higher number is a later run."""
+    number: int
+    stage: str
+    status: str
+    """`running`, `paused`, `done`, `failed`, … : the engine's words."""
+    adapter: str
+    base: str
+    settings: dict[str, Any]
+    parents: dict[str, Any]
+    created: str
+    updated: str
+    """When it last wrote anything: an old one on a running run means its engine is gone."""
+    finished: str
+    """Empty until it ends."""
+    step: int
+    """Latest step that has metrics."""
+    result: dict[str, Any]
+    error: str
+
+
+class Event(NamedTuple):
+    """Something a person should know about a run."""
+
+    step: int
+    created: str
+    text: str
+
+
+class Runs(Database):
+    """What the engine does."""
+
+    def start_run(
+        self, stage: str, adapter: str, base: str, settings: Mapping[str, Any], parents: Mapping[str, Any]
+    ) -> str:
+        """Record a run that starts now, as `running`; return its id."""
+        with self.transaction() as db:
+            # AUTOINCREMENT keeps the highest number ever given, so an id never comes back.
+            last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'runs'").fetchone()
+            number = (last["seq"] if last else 0) + 1
+            id, time = f"{stage}-{number}", now()
+            db.execute(
+                """INSERT INTO runs (number, id, stage, status, adapter, base, settings, parents, created, updated)
+                VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?)""",
+                (number, id, stage, adapter, base, dump(settings), dump(parents), time, time),
+            )
+        return id
+
+    def set_status(self, run_id: str, status: str) -> None:
+        """Change a run's status; a run that goes on is no longer finished."""
+        self._update(run_id, "status = ?, finished = '', error = ''", (status,))
+
+    def finish_run(self, run_id: str, status: str, result: Mapping[str, Any], error: str = "") -> None:
+        """Record how a run ended."""
+        self._update(
+            run_id, "status = ?, finished = ?, result = ?, error = ?", (status, now(), dump(result), error)
+        )
+
+    def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the numbers of a step; a step done again after a resume takes the place of the first.
+
+        Not synced to disk by itself: power loss may take the last few steps, which the checkpoint redoes.
+        """
+        rows = [(run_id, step, name, float(value)) for name, value in metrics.items()]
+        with self.transaction(durable=False) as db:
+            self._update(run_id, "step = max(step, ?)", (step,))
+            db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", rows)
+
+    def log_samples(self, run_id: str, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Record the sample answers of a step, in place of those recorded for that step before."""
+        rows = [(run_id, step, position, dump(sample)) for position, sample in enumerate(samples)]
+        with self.transaction(durable=False) as db:
+            self._update(run_id)
+            db.execute("DELETE FROM samples WHERE run = ? AND step = ?", (run_id, step))
+            db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?)", rows)
+
+    def log_event(self, run_id: str, step: int, text: str) -> None:
+        """Record something a person should know."""
+        with self.transaction() as db:
+            self._update(run_id)
+            db.execute(
+                "INSERT INTO events (run, step, created, text) VALUES (?, ?, ?, ?)", (run_id, step, now(), text)
+            )
+
+    def run(self, run_id: str) -> RunRow:
+        """Read a run; raise `StoreError` with the nearest id if there is none."""
+        rows = self.query("SELECT * FROM runs WHERE id = ?", (run_id,))
+        if not rows:
+            raise self._unknown(run_id)
+        return _run_row(dict(rows[0]))
+
+    def runs(self) -> list[RunRow]:
+        """List all runs, oldest first."""
+        return [_run_row(dict(row)) for row in self.query("SELECT * FROM runs ORDER BY number")]
+
+    def metrics(self, run_id: str, after_step: int | None = None) -> list[tuple[int, str, float]]:
+        """List (step, name, value) in order of steps; only later than `after_step` if that is given."""
+        sql = "SELECT step, name, value FROM metrics WHERE run = ? AND step > ? ORDER BY step, name"
+        rows = self._of(sql, run_id, after_step)
+        # SQLite has no NaN and stores it as NULL.
+        return [(step, name, math.nan if value is None else value) for step, name, value in rows]
+
+    def samples(self, run_id: str, after_step: int | None = None) -> list[dict[str, Any]]:
+        """List the sample answers in order of steps, each with its `step`."""
+        sql = "SELECT step, sample FROM samples WHERE run = ? AND step > ? ORDER BY step, position"
+        rows = self._of(sql, run_id, after_step)
+        return [{"step": step, **json.loads(sample)} for step, sample in rows]
+
+    def events(self, run_id: str) -> list[Event]:
+        """List what a person should know, in the order it happened."""
+        rows = self._of(
+            "SELECT step, created, text FROM events WHERE run = ? AND step > ? ORDER BY id", run_id, None
+        )
+        return [Event(*row) for row in rows]
+
+    def _of(self, sql: str, run_id: str, after_step: int | None) -> list[Any]:
+        rows = self.query(sql, (run_id, -(2**63) if after_step is None else after_step))
+        if not rows:
+            self.run(run_id)  # an empty answer about a run that does not exist would mislead
+        return rows
+
+    def _update(self, run_id: str, changes: str = "", values: tuple[Any, ...] = ()) -> None:
+        assignments = f"updated = ?, {changes}" if changes else "updated = ?"
+        with self.transaction() as db:
+            if not db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (now(), *values, run_id)).rowcount:
+                raise self._unknown(run_id)
+
+    def _unknown(self, run_id: str) -> StoreError:
+        ids = [row["id"] for row in self.query("SELECT id FROM runs ORDER BY number DESC")]
+        if not ids:
+            return StoreError(f"there is no run {run_id!r}; this workspace has no runs yet")
+        near = difflib.get_close_matches(run_id, ids, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"the newest is {ids[0]}"
+        return StoreError(f"there is no run {run_id!r}; {hint}")
+
+
+def _run_row(row: dict[str, Any]) -> RunRow:
+    return RunRow(**row | {name: json.loads(row[name]) for name in ("settings", "parents", "result")})

@@ -1,0 +1,309 @@
+"""PPO with a KL penalty on adapters of one base (Schulman et al. 2017; details of arXiv 2403.17031).
+
+One step, as `PPOStage.step` makes it:
+
+    1. draw an answer to each prompt with the policy
+    2. score it; log-probabilities under policy and reference, values under the value role   (rollout.py)
+    3. reward per token: −β · (log p − log ref), plus the score at the last token
+    4. advantages by GAE, centred and scaled over the batch
+    5. for every epoch and mini-batch: clipped policy loss, clipped value loss, one Adam step
+    6. let the KL controller look at the KL; stop when it passed the budget
+
+Policy and value are separate adapters with separate forward passes, each finished, backward included, before the
+next begins. There is no value coefficient: with parameters of its own, under Adam, a factor on the value loss
+would cancel; the value has a learning rate instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorarlhf.algo.gae import Advantages, gae, token_rewards
+from lorarlhf.algo.kl import AdaptiveKL, FixedKL, KLController, approx_kl
+from lorarlhf.algo.losses import ppo_policy, ppo_value
+from lorarlhf.algo.statistics import center_and_scale, explained_variance, masked_mean, scale_only
+from lorarlhf.data.tokens import micro_batches
+from lorarlhf.errors import TrainingError
+from lorarlhf.forward import Batch, collate, response_logprobs, response_values
+from lorarlhf.settings import PPOSettings, SamplingSettings
+from lorarlhf.train.common import Studio, prefixed, under
+from lorarlhf.train.loop import Evaluation, Metrics, StageDone, batch_at
+from lorarlhf.train.optim import Group, Optimizer
+from lorarlhf.train.rollout import Roles, Rollout, Scorer, roll_out
+
+OnSamples = Callable[[int, Rollout], None]
+
+START_KL, START_RATIO = 0.5, 0.1
+"""Before the first update the policy is the reference: KL per answer and mean |ratio − 1| beyond these are a bug."""
+
+
+class PPOStage:
+    """The policy and value adapters, and the loop's six verbs on them."""
+
+    def __init__(
+        self,
+        studio: Studio,
+        roles: Roles,
+        settings: PPOSettings,
+        scorer: Scorer,
+        prompts: Sequence[list[int]],
+        heldout: Sequence[list[int]] = (),
+        on_samples: OnSamples = lambda step, rollout: None,
+    ) -> None:
+        """Prepare PPO on token prompts; `heldout` ones choose the best policy."""
+        if not prompts:
+            raise TrainingError("no prompts to practise on; import some with `lorarlhf import FILE --as prompts`")
+        self.studio, self.roles, self.settings, self.scorer = studio, roles, settings, scorer
+        self.prompts, self.heldout, self.on_samples = (
+            list(prompts),
+            list(heldout)[: settings.eval_prompts],
+            on_samples,
+        )
+        self.total, self.eval_every, self.trained = settings.steps, settings.eval_every, roles.policy
+        self.kl_control = _controller(settings)
+        groups = [
+            Group("policy", studio.bank.parameters(roles.policy), settings.learning_rate),
+            Group("value", studio.bank.parameters(roles.value), settings.value_learning_rate),
+        ]
+        self.optimizer = Optimizer(groups, settings, studio.team, eps=settings.adam_eps)
+
+    # -- one step ---------------------------------------------------------------------------------------------
+
+    def step(self, index: int) -> Metrics:
+        """Make one PPO step; raise `StageDone` when the policy has left the KL budget."""
+        rollout = self.roll_out(index)
+        advantages = self.advantages(rollout)
+        metrics = self.describe(rollout, advantages) | self.update(rollout, advantages, index)
+        if index % self.settings.sample_every == 0:
+            self.on_samples(index, rollout)
+        self.check_start(index, metrics)
+        self.kl_control.update(metrics["objective/kl"], len(rollout.rows))
+        if metrics["objective/kl"] > self.settings.kl_budget:
+            raise StageDone(
+                f"stopped at step {index + 1}: KL of {metrics['objective/kl']:.1f} nats an answer passed kl_budget "
+                f"{self.settings.kl_budget:g}; raise kl_coef or lower learning_rate to go further"
+            )
+        return metrics
+
+    def roll_out(self, index: int) -> Rollout:
+        """Draw and judge the answers of one step."""
+        s = self.settings
+        chosen = [self.prompts[i % len(self.prompts)] for i in self._prompt_order(index)]
+        return roll_out(self.studio, self.roles, self.scorer, chosen, self._sampling(1 + index), s.micro_batch_tokens)
+
+    def _prompt_order(self, index: int) -> list[int]:
+        size, count = self.settings.batch_size, len(self.prompts)
+        if size <= count:
+            return batch_at(index, size, count, self.settings.seed)
+        return list(range(size))  # fewer prompts than answers: each prompt several times
+
+    def _sampling(self, stream: int) -> SamplingSettings:
+        s = self.settings
+        return SamplingSettings(
+            temperature=s.temperature,
+            top_p=s.top_p,
+            max_new_tokens=s.max_new_tokens,
+            batch_rows=s.rollout_rows,
+            seed=(s.seed * 1_000_003 + stream) % 2**63,
+        )
+
+    def advantages(self, rollout: Rollout) -> Advantages:
+        """Turn scores and KL into advantages and value targets → [B, R] each."""
+        s, mask_BR = self.settings, rollout.response_mask_BR
+        rewards_BR = token_rewards(
+            rollout.scores_B, rollout.logprobs_BR, rollout.ref_logprobs_BR, mask_BR, self.kl_control.coef
+        )
+        if s.whiten_rewards:
+            rewards_BR = scale_only(rewards_BR, mask_BR)
+        found = gae(rewards_BR, rollout.values_BR, mask_BR, s.gamma, s.lam)
+        if s.whiten_advantages:
+            found = found._replace(advantages_BR=center_and_scale(found.advantages_BR, mask_BR))
+        return found
+
+    def update(self, rollout: Rollout, advantages: Advantages, index: int) -> Metrics:
+        """Take the optimizer steps of one batch; during the value warm-up the policy stays as it is."""
+        s = self.settings
+        warming = index < s.value_warmup_steps
+        sums = torch.zeros(len(UPDATE_METRICS))
+        optim: Metrics = {}
+        size = len(rollout.rows) // s.mini_batches
+        for epoch in range(s.ppo_epochs):
+            order = batch_at(0, len(rollout.rows), len(rollout.rows), s.seed + index * s.ppo_epochs + epoch)
+            for start in range(0, len(order), size):
+                chosen = order[start : start + size]
+                part = rollout.take(chosen)
+                targets = Advantages(*(x_BR[torch.tensor(chosen)] for x_BR in advantages))
+                if not warming:
+                    sums += self._accumulate(part, targets, self._policy_loss, self.roles.policy)
+                sums += self._accumulate(part, targets, self._value_loss, self.roles.value)
+                optim = self.optimizer.step(index, self.total, only="value" if warming else None)
+        found = dict(zip(UPDATE_METRICS, (sums / (s.ppo_epochs * s.mini_batches)).tolist(), strict=True))
+        if warming:
+            found |= {"policy/ratio": 1.0}
+        return found | optim
+
+    def _accumulate(self, part: Rollout, targets: Advantages, loss_of: LossOf, role: str) -> Tensor:
+        """Add up one role's gradients over a mini-batch → its metrics, averaged over response tokens."""
+        base, team = self.studio.base, self.studio.team
+        tokens = int(part.response_mask_BR.sum())
+        mine = team.share(list(range(len(part.rows))))
+        sums = torch.zeros(len(UPDATE_METRICS), device=base.device)
+        lengths = [part.rows[i].length for i in mine]
+        with self.studio.training(self.settings.gradient_checkpointing), self.studio.bank.activate(role):
+            for group in micro_batches(lengths, self.settings.micro_batch_tokens):
+                chosen = [mine[g] for g in group]
+                batch = collate([part.rows[i] for i in chosen], base.pad_id, base.device)
+                loss, metrics = loss_of(batch, _Flat(part, targets, chosen, base.device))
+                (loss / tokens).backward()
+                sums += metrics / tokens
+        return team.sum(sums).cpu()
+
+    def _policy_loss(self, batch: Batch, old: _Flat) -> tuple[Tensor, Tensor]:
+        new = response_logprobs(self.studio.base, batch, self.settings.temperature)
+        clipped = ppo_policy(new.logprobs_T, old.logprobs_T, old.advantages_T, self.settings.clip)
+        loss = clipped.loss_T.sum() - self.settings.entropy_coef * new.entropy_T.sum()
+        with torch.no_grad():
+            return loss, _sums(
+                {
+                    "loss/policy": clipped.loss_T,
+                    "policy/clipfrac": clipped.clipped_T,
+                    "policy/approxkl": approx_kl(new.logprobs_T, old.logprobs_T),
+                    "policy/ratio": (new.logprobs_T - old.logprobs_T).exp(),
+                    "policy/entropy": new.entropy_T,
+                }
+            )
+
+    def _value_loss(self, batch: Batch, old: _Flat) -> tuple[Tensor, Tensor]:
+        new_T = response_values(self.studio.base, self.studio.bank.heads[self.roles.value], batch)
+        clipped = ppo_value(new_T, old.values_T, old.returns_T, self.settings.value_clip)
+        metrics = {"loss/value": clipped.loss_T.detach(), "val/clipfrac": clipped.clipped_T}
+        return clipped.loss_T.sum(), _sums(metrics)
+
+    # -- judging ----------------------------------------------------------------------------------------------
+
+    def describe(self, rollout: Rollout, advantages: Advantages) -> Metrics:
+        """Name what happened in a batch of answers, in the field's usual words; KL and scores are per answer."""
+        mask_BR = rollout.response_mask_BR
+        kl, score, coef = float(rollout.kl_B.mean()), float(rollout.scores_B.mean()), self.kl_control.coef
+        return {
+            "objective/kl": kl,
+            "objective/scores": score,
+            "objective/scores_std": float(rollout.scores_B.std(unbiased=False)),
+            "objective/non_score_reward": -coef * kl,
+            "objective/rlhf_reward": score - coef * kl,
+            "objective/kl_coef": coef,
+            "objective/entropy": float(masked_mean(rollout.entropy_BR, mask_BR)),
+            "val/explained_variance": float(explained_variance(rollout.values_BR, advantages.returns_BR, mask_BR)),
+            "val/mean": float(masked_mean(rollout.values_BR, mask_BR)),
+            "response/length": float(mask_BR.sum(1).float().mean()),
+            "response/eos_share": sum(c.ended for c in rollout.completions) / len(rollout.completions),
+        }
+
+    def check_start(self, index: int, metrics: Metrics) -> None:
+        """Refuse to go on when the untouched policy is not the reference: something is wired wrongly."""
+        if index or self.settings.parent:
+            return
+        kl, ratio = metrics["objective/kl"], metrics["policy/ratio"]
+        if abs(kl) > START_KL:
+            raise TrainingError(f"KL is {kl:.2f} nats before the first update, not 0: policy and reference differ")
+        if self.settings.ppo_epochs * self.settings.mini_batches == 1 and abs(ratio - 1) > START_RATIO:
+            raise TrainingError(f"the probability ratio starts at {ratio:.3f}, not 1; use --compute fp32")
+
+    def evaluate(self) -> Evaluation | None:
+        """Draw answers to held-out prompts; the quality is the mean score less the price of its KL."""
+        if not self.heldout:
+            return None
+        rollout = roll_out(
+            self.studio, self.roles, self.scorer, self.heldout, self._sampling(0), self.settings.micro_batch_tokens
+        )
+        kl, score = float(rollout.kl_B.mean()), float(rollout.scores_B.mean())
+        quality = score - self.settings.kl_coef * kl if kl <= self.settings.kl_budget else -math.inf
+        ended = sum(c.ended for c in rollout.completions) / len(rollout.completions)
+        length = float(rollout.response_mask_BR.sum(1).float().mean())
+        metrics = {"eval/scores": score, "eval/kl": kl, "eval/length": length, "eval/eos_share": ended}
+        return Evaluation(metrics, quality)
+
+    def finish(self) -> Metrics:
+        """Measure the chosen policy once more."""
+        evaluation = self.evaluate()
+        return evaluation.metrics if evaluation else {}
+
+    # -- for the loop -----------------------------------------------------------------------------------------
+
+    def adapter(self) -> dict[str, Tensor]:
+        """Return the tensors of the policy."""
+        return self.studio.bank.state(self.roles.policy)
+
+    def load_adapter(self, tensors: dict[str, Tensor]) -> None:
+        """Put tensors of `adapter` back."""
+        self.studio.bank.load_state(self.roles.policy, tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor the next step depends on."""
+        return (
+            prefixed("policy", self.adapter())
+            | prefixed("value", self.studio.bank.state(self.roles.value))
+            | prefixed("optimizer", self.optimizer.state())
+        )
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put tensors of `tensors` back."""
+        self.load_adapter(under("policy", tensors))
+        self.studio.bank.load_state(self.roles.value, under("value", tensors))
+        self.optimizer.load_state(under("optimizer", tensors))
+
+    def state(self) -> dict[str, Any]:
+        """Return the KL price; all else is a function of the step."""
+        return {"kl_coef": self.kl_control.coef}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put the KL price back."""
+        self.kl_control.coef = state["kl_coef"]
+
+
+UPDATE_METRICS = (
+    "loss/policy",
+    "policy/clipfrac",
+    "policy/approxkl",
+    "policy/ratio",
+    "policy/entropy",
+    "loss/value",
+    "val/clipfrac",
+)
+
+
+def _sums(per_token: dict[str, Tensor]) -> Tensor:
+    """Sum metrics over tokens, in the order of UPDATE_METRICS, 0 for absent ones."""
+    device = next(iter(per_token.values())).device
+    zero = torch.zeros((), device=device)
+    return torch.stack([per_token[m].float().sum() if m in per_token else zero for m in UPDATE_METRICS])
+
+
+def _controller(settings: PPOSettings) -> KLController:
+    if settings.kl_control == "fixed":
+        return FixedKL(settings.kl_coef)
+    return AdaptiveKL(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+
+
+class _Flat:
+    """What the rollout recorded for the rows of one micro-batch, token after token, on the device."""
+
+    def __init__(self, part: Rollout, targets: Advantages, chosen: list[int], device: torch.device) -> None:
+        rows = torch.tensor(chosen)
+        mask_BR = part.response_mask_BR[rows]
+
+        def flat(values_BR: Tensor) -> Tensor:
+            return values_BR[rows][mask_BR].to(device)
+
+        self.logprobs_T = flat(part.logprobs_BR)
+        self.values_T = flat(part.values_BR)
+        self.advantages_T = flat(targets.advantages_BR)
+        self.returns_T = flat(targets.returns_BR)
+
+
+LossOf = Callable[[Batch, _Flat], tuple[Tensor, Tensor]]

@@ -1,0 +1,145 @@
+"""Draw answers with the policy and collect everything PPO's update needs to know about them.
+
+Each role runs alone, in its own forward passes: policy, reference, value, and whatever scores the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lorarlhf.data.tokens import Row, mask_of, pad_flat
+from lorarlhf.forward import (
+    batches,
+    map_sequences,
+    map_tokens,
+    response_logprobs,
+    response_values,
+    sequence_scores,
+)
+from lorarlhf.sampling import Completion, complete
+from lorarlhf.settings import PPOSettings, SamplingSettings
+from lorarlhf.train.common import Studio
+
+
+class Rollout(NamedTuple):
+    """A batch of drawn answers and what the roles say about them; all on the CPU, in one order."""
+
+    rows: list[Row]
+    completions: list[Completion]
+    response_mask_BR: Tensor
+    """True on response tokens."""
+    scores_B: Tensor
+    """Reward of the whole answer, the EOS rule applied."""
+    logprobs_BR: Tensor
+    """Log-probabilities under the policy that drew the answers."""
+    entropy_BR: Tensor
+    ref_logprobs_BR: Tensor
+    values_BR: Tensor
+
+    @property
+    def kl_B(self) -> Tensor:  # noqa: N802
+        """KL to the reference per answer, estimated by k1, in nats."""
+        return ((self.logprobs_BR - self.ref_logprobs_BR) * self.response_mask_BR).sum(1)
+
+    def take(self, indices: Sequence[int]) -> Rollout:
+        """Pick some rows, in the order given."""
+        picked = torch.tensor(list(indices))
+        return Rollout(
+            [self.rows[i] for i in indices], [self.completions[i] for i in indices], *(t[picked] for t in self[2:])
+        )
+
+
+Scorer = Callable[[list[Row], list[Completion]], Tensor]
+"""Maps answers to rewards [B]."""
+
+
+class RewardScorer:
+    """The reward adapter, with the EOS rule: an answer that never ended gets at most a fixed low score."""
+
+    def __init__(self, studio: Studio, adapter: str, settings: PPOSettings) -> None:
+        self.studio, self.adapter, self.settings = studio, adapter, settings
+
+    def __call__(self, rows: list[Row], completions: list[Completion]) -> Tensor:
+        """Score answers → [B] on the CPU."""
+        base, head = self.studio.base, self.studio.bank.heads[self.adapter]
+        with self.studio.bank.activate(self.adapter):
+            scores_B = map_sequences(
+                base, rows, self.settings.micro_batch_tokens, lambda batch: sequence_scores(base, head, batch)
+            )
+        ended_B = torch.tensor([completion.ended for completion in completions])
+        return torch.where(ended_B, scores_B, scores_B.clamp_max(self.settings.missing_eos_score))
+
+
+class Roles(NamedTuple):
+    """Which adapter plays which role; None is the bare base."""
+
+    policy: str = "policy"
+    reference: str | None = "reference"
+    value: str = "value"
+
+
+def draw(studio: Studio, policy: str | None, prompts: list[list[int]], sampling: SamplingSettings) -> list[Completion]:
+    """Draw one answer per prompt, shared over the team, in the order of `prompts`."""
+    team = studio.team
+    mine = list(range(len(prompts)))[team.rank :: team.size]
+    with studio.bank.activate(policy):
+        return team.gather(complete(studio.base, team.share(prompts), sampling, streams=mine))
+
+
+def roll_out(
+    studio: Studio, roles: Roles, scorer: Scorer, prompts: list[list[int]], sampling: SamplingSettings, budget: int
+) -> Rollout:
+    """Draw an answer to each prompt and let every role speak about it.
+
+    Old log-probabilities are recomputed with the forward pass of training: decoding uses other kernels, whose small
+    differences would show up as KL and as ratios that start away from 1.
+    """
+    base, bank, team = studio.base, studio.bank, studio.team
+    completions = draw(studio, roles.policy, prompts, sampling)
+    rows = [Row(prompt, c.tokens) for prompt, c in zip(prompts, completions, strict=True)]
+    mine = team.share(rows)
+
+    def logprobs(adapter: str | None) -> tuple[list[Tensor], list[Tensor]]:
+        with bank.activate(adapter):
+            return token_stats(studio, mine, budget, sampling.temperature)
+
+    old, entropy = logprobs(roles.policy)
+    reference, _ = logprobs(roles.reference)
+    with bank.activate(roles.value):
+        head: nn.Linear = bank.heads[roles.value]
+        values = map_tokens(base, mine, budget, lambda batch: response_values(base, head, batch))
+    scores = scorer(mine, team.share(completions)).tolist()
+
+    def together(parts: list[Tensor]) -> Tensor:
+        found = team.gather([part.tolist() for part in parts])
+        return pad_flat(torch.tensor([x for row in found for x in row]), [len(row) for row in found])
+
+    return Rollout(
+        rows,
+        completions,
+        mask_of([len(row.response) for row in rows]),
+        torch.tensor(team.gather(scores)),
+        together(old),
+        together(entropy),
+        together(reference),
+        together(values),
+    )
+
+
+@torch.no_grad()
+def token_stats(studio: Studio, rows: list[Row], budget: int, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Compute log-probability and entropy of every response token under the active adapter → per row [R]."""
+    logprobs: list[Tensor] = [torch.zeros(0)] * len(rows)
+    entropies: list[Tensor] = [torch.zeros(0)] * len(rows)
+    for group, batch in batches(studio.base, rows, budget):
+        scores = response_logprobs(studio.base, batch, temperature)
+        lengths = [len(rows[i].response) for i in group]
+        for index, lp, ent in zip(
+            group, scores.logprobs_T.cpu().split(lengths), scores.entropy_T.cpu().split(lengths), strict=True
+        ):
+            logprobs[index], entropies[index] = lp, ent
+    return logprobs, entropies
