@@ -1,6 +1,6 @@
 """Measure how long 10,000 comparisons take to import; print one JSON value.
 
-    python benchmarks/import_speed.py [ROWS]
+python benchmarks/import_speed.py [ROWS]
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def main(rows: int) -> dict[str, object]:
                 row = {"prompt": prompt, "chosen": f"Answer {n} " * 40, "rejected": f"No {n} " * 60}
                 lines.write(json.dumps(row) + "\n")
         with Store(Path(folder, "workspace.db")) as store:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             first = import_file(store, file, "comparisons")
-            first_seconds = time.perf_counter() - start
+            first_seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
             start = time.perf_counter()
             again = import_file(store, file, "comparisons")
             again_seconds = time.perf_counter() - start
@@ -38,6 +38,7 @@ def main(rows: int) -> dict[str, object]:
             "cores": os.cpu_count(),
             "added": first["added"],
             "seconds": round(first_seconds, 3),
+            "cpu_seconds": round(cpu_seconds, 3),  # tells a busy machine from a slow program
             "duplicates_again": again["duplicates"],
             "seconds_again": round(again_seconds, 3),
         }

@@ -34,14 +34,11 @@ from transformers.pytorch_utils import Conv1D
 from lorarlhf.base_files import BaseFiles, find_files, fingerprint
 from lorarlhf.data.chat import end_of_turn_id, ensure_pad
 from lorarlhf.errors import BaseModelError
+from lorarlhf.fits import BLOCK, NF4_BYTES
 from lorarlhf.hardware import free_bytes, pick_device, pick_dtype, why_no_quantisation
 from lorarlhf.output import backbone, check_output_layer, logits_of
 from lorarlhf.settings import LoadSettings
 
-BLOCK = 64
-"""Weights that share one scale in NF4 (QLoRA, arXiv 2305.14314)."""
-NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * 256)
-"""Bytes per weight: 4 bits, an 8-bit scale per block, an fp32 scale per 256 of those."""
 QUANTISED = ("Linear4bit", "Linear8bitLt")
 Progress = Callable[[str, float], None]
 """Is told what happens now, and the share that is done (0 to 1)."""
@@ -126,8 +123,8 @@ def load_base(settings: LoadSettings, progress: Progress | None = None) -> Base:
         tell("Loading the weights", 0.2)
         model = _guard(files, _load_model, files, config, settings, kept, device, dtype)
     tell("Checking the model", 0.95)
-    pad_why = ensure_pad(tokenizer, model.get_input_embeddings().num_embeddings)
-    eos_id, eos_ids = _end_ids(model, tokenizer, files.name)
+    pad_why = _guard(files, ensure_pad, tokenizer, model.get_input_embeddings().num_embeddings)
+    eos_id, eos_ids = _guard(files, _end_ids, model, tokenizer, files.name)
     _settle(model, dtype, tokenizer, eos_ids)
     _guard(files, check_output_layer, model)
     report = LoadReport(
@@ -354,6 +351,9 @@ def _guard(files: BaseFiles, step: Callable[..., Any], *args: Any) -> Any:
 
 
 def _line(error: BaseException) -> str:
+    """Say what a library's error says, in one line that is not too long."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:199] + "…"
 

@@ -110,24 +110,29 @@ def cli() -> None:
     "--as",
     "kind",
     required=True,
-    type=click.Choice(["comparisons", "demonstrations", "prompts"]),
-    help="What it holds.",
+    type=click.Choice(["comparisons", "demonstrations", "prompts", "all"]),
+    help="What to take from it; `all` restores a lossless export.",
 )
+@click.option("--skip-bad", is_flag=True, help="Leave bad rows out and count them, instead of refusing the file.")
 @common
-def import_(file: str, kind: str, workspace: str | None, as_json: bool) -> None:
+def import_(file: str, kind: str, skip_bad: bool, workspace: str | None, as_json: bool) -> None:
     """Take in votes, demonstrations or prompts.
 
     FILE is JSON, JSONL, JSONL.gz, CSV, Parquet, plain text, a data set on the Hub, or `starter` for what comes with
     the starter base. The format is recognised. All or nothing: bad rows are named and nothing is changed.
     """
     from lorarlhf.data.importing import import_file
+    from lorarlhf.starter import shipped_file
 
+    path = shipped_file(kind) if file == "starter" else file
     with open_workspace(workspace).store() as store, counting_bar("reading", "row") as progress:
-        report = import_file(store, file, kind, progress)
+        report = import_file(store, path, kind, progress, skip_bad=skip_bad)
     if as_json:
         show_json(report)
     else:
-        say(f"added {report['added']} {kind}, skipped {report['duplicates']} duplicates (format: {report['format']})")
+        bad = f", left out {report['bad']} bad rows" if report["bad"] else ""
+        what = "rows" if kind == "all" else kind
+        click.echo(f"added {report['added']} {what}, {report['duplicates']} known already{bad} ({report['format']})")
 
 
 @cli.command()
@@ -147,8 +152,8 @@ def votes(target: str | None, form: str, force: bool, workspace: str | None, as_
         if target:
             from lorarlhf.data.exporting import write_votes
 
-            result = {"file": target, "format": form, "rows": write_votes(store, target, form, force=force)}
-            text = f"wrote {result['rows']} rows to {target}"
+            result = write_votes(store, target, form, force=force)
+            text = f"wrote {result['written']} rows to {target}"
         else:
             result = {**store.counts(), "outcomes": store.outcomes()}
             counts = [{"what": key, "rows": value} for key, value in store.counts().items()]
@@ -178,10 +183,10 @@ def generate(
     """Draw answers: one object per prompt, {"prompt", "completions"}."""
     if (file is None) == (text is None):
         raise click.UsageError("pass either --prompts FILE or --prompt TEXT")
-    from lorarlhf.data.importing import read_prompts
+    from lorarlhf.data.importing import read_file
     from lorarlhf.types import plain, user
 
-    prompts = [user(text)] if text is not None else read_prompts(str(file))
+    prompts = [user(text)] if text is not None else read_file(str(file), "prompts").values()
     sampling = chosen(SamplingSettings, options, preset, "sampling")
     with engine_for(workspace, options, preset) as engine, counting_bar("answering", "token") as progress:
         drawn = 0
@@ -208,10 +213,10 @@ def generate(
 @with_model()
 def score(adapter: str, file: str, workspace: str | None, preset: Any, as_json: bool, **options: Any) -> None:
     """Score answers with a reward model."""
-    from lorarlhf.data.importing import read_demonstrations
+    from lorarlhf.data.importing import read_file
     from lorarlhf.types import plain
 
-    rows = read_demonstrations(file)
+    rows = read_file(file, "demonstrations").values()
     with engine_for(workspace, options, preset) as engine:
         scores = engine.score(adapter, [(row.prompt, row.response) for row in rows])
     found = [

@@ -31,7 +31,7 @@ def refusal(base: str | Path, **settings: Any) -> str:
     return message
 
 
-@pytest.fixture()
+@pytest.fixture
 def model(tmp_path: Path) -> Path:
     return tiny.save(tmp_path / "model")
 
@@ -155,7 +155,7 @@ def test_no_weights_at_all(model: Path) -> None:
 
 def test_weights_of_another_shape(model: Path) -> None:
     edit_config(model, intermediate_size=256)
-    assert "can't be loaded" in refusal(model)
+    assert "other shapes than its config.json" in refusal(model)
 
 
 def test_weights_that_lack_a_layer_are_not_filled_with_random_numbers(model: Path) -> None:
@@ -195,6 +195,11 @@ def test_tokenizer_without_an_end_token(model: Path) -> None:
     (model / "generation_config.json").unlink()
     edit_config(model, eos_token_id=None)
     assert "end-of-text" in refusal(model)
+
+
+def test_broken_chat_template(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ nothing.at.all }}")
+    assert "chat template" in refusal(model)
 
 
 def test_too_large_for_the_memory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,8 @@ LLAMA3 = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_end|>\n\n' }}{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
     "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else 'user') + '\n' + m['content'] | trim }}"
@@ -77,7 +78,7 @@ def test_end_of_turn_without_a_template_is_eos() -> None:
 @pytest.mark.parametrize("prompt", [talk("Hello there"), talk("Hi", "Yes?", "Why, é?")], ids=["one", "three"])
 @pytest.mark.parametrize("answer", ["Because.", "Two\n\nparagraphs\n", "naïve 😀"])
 def test_prompt_and_answer_are_the_whole_conversation(named: tuple[str, Any], prompt: Prompt, answer: str) -> None:
-    name, tokenizer = named
+    _, tokenizer = named
     eos = end_of_turn_id(tokenizer)
     got = encode_prompt(tokenizer, prompt) + encode_response(tokenizer, answer, eos)
     whole = [*prompt, Message(role="assistant", content=answer)]
@@ -196,10 +197,10 @@ def test_padding_token(options: dict[str, bool], rows: int, pad: str) -> None:
 
 
 def test_padding_is_not_the_end_of_a_turn() -> None:
-    tokenizer = tiny.tokenizer(chat=LLAMA2.replace("eos_token", "'<pad>'"), bos=False)
+    tokenizer = tiny.tokenizer(chat=LLAMA2.replace("eos_token", "'<pad>'"))
     tokenizer.pad_token = None
     ensure_pad(tokenizer, 272)
-    assert tokenizer.pad_token != "<pad>"
+    assert tokenizer.pad_token == "<s>"
 
 
 def test_chat_does_not_import_torch() -> None:

@@ -89,7 +89,7 @@ BAD_COMPARISONS = [
     ({"prompt": "Why?", "completions": ["x", ""], "ranks": [1, 2]}, "field completions is empty"),
     ({"prompt": "Why?", "completions": ["x", {"x": 1}], "ranks": [1, 2]}, "field completions should be text"),
     ({"prompt": "Why?", "completions": ["x"], "ranks": [1]}, "field completions should hold two answers or more"),
-    ({"title": "x", "body": "y"}, "no known fields (has \"title, body\"); needs e.g. prompt, chosen, rejected"),
+    ({"title": "x", "body": "y"}, 'no known fields (has "title, body"); needs e.g. prompt, chosen, rejected'),
     ({}, "no known fields"),
     ({**MARKED, "lorarlhf": 2}, "field lorarlhf says version 2"),
     ({**MARKED, "outcome": "maybe"}, "field outcome should be a, b"),

@@ -221,6 +221,26 @@ def test_processes_open_and_write_at_once_while_another_reads(tmp_path: Path) ->
     assert seen[-1] == 60
 
 
+def test_a_new_file_opened_by_many_at_once(tmp_path: Path) -> None:
+    problems: list[StoreError] = []
+
+    def open_one(path: Path, barrier: threading.Barrier) -> None:
+        barrier.wait()
+        try:
+            Store(path).close()
+        except StoreError as error:
+            problems.append(error)
+
+    for n in range(25):
+        barrier = threading.Barrier(4)
+        threads = [threading.Thread(target=open_one, args=(tmp_path / f"{n}.db", barrier)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert problems == []
+
+
 def test_threads_may_share_a_store(tmp_path: Path) -> None:
     with Store(tmp_path / "x.db") as store:
 

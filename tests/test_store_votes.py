@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.votes import comparisons, demonstrations, prompts, rankings
 
 from lorarlhf.errors import StoreError
 from lorarlhf.store import Store, fingerprint
 from lorarlhf.types import Comparison, Demonstration, Message, Origin, Outcome, Ranking, user
+from tests.votes import comparisons, demonstrations, prompts, rankings
 
 VOTE = Comparison(user("Why?"), "Because.", "No idea.", Outcome.A)
 
@@ -23,7 +23,7 @@ def store(tmp_path: Path):
         yield opened
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_what_goes_in_comes_out(store: Store, data) -> None:
     vote = data.draw(comparisons())
@@ -115,10 +115,9 @@ def test_a_replaced_prompt_stays_in_its_queue(store: Store) -> None:
 
 def test_ids_are_never_given_twice(store: Store) -> None:
     store.add_comparison(VOTE)
-    with pytest.raises(RuntimeError), store.transaction():
-        store.add_comparison(VOTE)
-        raise RuntimeError
-    assert [row.id for row in store.comparisons()] == [1]
+    newest = store.add_comparison(VOTE)
+    store.query("DELETE FROM comparisons WHERE id = ?", (newest,))  # what a person's own tool might do
+    assert store.add_comparison(VOTE) == newest + 1
 
 
 def test_outcomes_and_raters_are_counted(store: Store) -> None:

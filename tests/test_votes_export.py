@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.votes import comparisons, demonstrations, prompts, rankings
 
 from lorarlhf.data.exporting import write_votes
 from lorarlhf.data.importing import import_file, read_file
 from lorarlhf.errors import DataError
 from lorarlhf.store import Row, Store
 from lorarlhf.types import Comparison, Demonstration, Message, Origin, Outcome, Ranking, user
+from tests.votes import comparisons, demonstrations, prompts, rankings
 
 VOTE = Comparison(user("Why?"), "Because.", "No idea.", Outcome.A)
 TALK = tuple(Message(role=r, content=c) for r, c in [("user", "Hi"), ("assistant", "Hello!"), ("user", "Why?")])  # type: ignore[typeddict-item]
@@ -30,17 +30,13 @@ def store(tmp_path: Path):
 
 
 def bring_back(file: Path, db: Path) -> list[Row]:
-    """Import every kind of row of a lossless file into a new store; give its whole history."""
+    """Import a lossless file into a new store; give its whole history."""
     with Store(db) as other:
-        for kind in ("comparisons", "demonstrations", "prompts"):
-            try:
-                import_file(other, file, kind)
-            except DataError as error:
-                assert "rows of another kind" in str(error)
+        import_file(other, file, "all")
         return other.history()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_lossless_brings_back_the_same_rows(tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("lossless")
@@ -83,7 +79,22 @@ def test_lossless_rows_also_give_prompts(store: Store, tmp_path: Path) -> None:
     write_votes(store, tmp_path / "all.jsonl", "lossless")
     with Store(tmp_path / "b.db") as other:
         assert import_file(other, tmp_path / "all.jsonl", "prompts")["added"] == 2
-        assert {(row.queue, row.value) for row in other.prompts()} == {("q", user("Who?")), ("", user("Why?"))}
+        assert [(row.queue, row.value) for row in other.prompts()] == [("q", user("Who?")), ("", user("Why?"))]
+
+
+def test_one_kind_can_be_taken_out_of_a_lossless_file(store: Store, tmp_path: Path) -> None:
+    store.add_comparison(VOTE)
+    store.add_ranking(Ranking(user("Who?"), ("x", "y"), (2, 1)))
+    store.add_prompts([user("Who?")], queue="q")
+    write_votes(store, tmp_path / "all.jsonl", "lossless")
+    with Store(tmp_path / "b.db") as other:
+        report = import_file(other, tmp_path / "all.jsonl", "comparisons")
+        assert (report["added"], report["other"]) == (2, 1)
+        with pytest.raises(DataError, match="holds no demonstrations, only 3 rows of another kind"):
+            import_file(other, tmp_path / "all.jsonl", "demonstrations")
+        (tmp_path / "p.jsonl").write_text('{"prompt": "x"}')
+        with pytest.raises(DataError, match="line 1: is not of a lossless export"):
+            import_file(other, tmp_path / "p.jsonl", "all")
 
 
 def lines(path: Path) -> list[dict]:
@@ -120,13 +131,16 @@ def test_demonstrations_and_rankings(store: Store, tmp_path: Path) -> None:
     assert read_file(tmp_path / "r.jsonl", "comparisons").values() == [store.rankings()[0].value]
 
 
-RISKY = ["=1+1", "+1", "-1", "@x", "\tx", "'=1", "''=1", "'quoted'", "a\nb,\"c\"", "\n\nHuman: x", '[{"role": "user"}]']
+RISKY = ["=1+1", "+1", "-1", "@x", "\tx", "'=1", "''=1", "'quoted'", 'a\nb,"c"', "\n\nHuman: x"]
+RISKY.append(json.dumps(TALK))
 
 
 def test_csv_goes_to_a_spreadsheet_and_back(store: Store, tmp_path: Path) -> None:
     origin = Origin(rater="ann", round=2, seconds=1.5, adapters=("p", ""), note="=cmd()")
     votes = [
-        replace(VOTE, a=text, b=f"{text}!", prompt=user(text), reasons=(text,), criteria={"kind": Outcome.B}, origin=origin)
+        replace(
+            VOTE, a=text, b=f"{text}!", prompt=user(text), reasons=(text,), criteria={"kind": Outcome.B}, origin=origin
+        )
         for text in RISKY
     ]
     votes.append(replace(VOTE, prompt=TALK, strength=2, left="b"))
@@ -166,8 +180,10 @@ def test_files_are_whole_and_not_overwritten(store: Store, tmp_path: Path, monke
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["v.jsonl"]
     monkeypatch.undo()
+    (tmp_path / "reader").hardlink_to(path)
     write_votes(store, path, "preference", force=True)
     assert path.read_bytes() != before
+    assert (tmp_path / "reader").read_bytes() == before  # whoever reads the old file still does: a rename
 
 
 def test_formats_and_nothing_to_write(store: Store, tmp_path: Path) -> None:

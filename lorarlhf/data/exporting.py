@@ -15,15 +15,13 @@ from typing import Any
 
 from lorarlhf.data.formats_files import CSV_COLUMNS, guard
 from lorarlhf.data.formats_lossless import to_record
-from lorarlhf.data.formats_messages import turns_of
+from lorarlhf.data.formats_messages import is_transcript, json_messages
 from lorarlhf.errors import DataError
 from lorarlhf.store import Row, Store
 from lorarlhf.types import Comparison, Outcome, Prompt
 
 
-def write_votes(
-    store: Store, path: str | os.PathLike[str], format: str, *, force: bool = False
-) -> dict[str, Any]:
+def write_votes(store: Store, path: str | os.PathLike[str], format: str, *, force: bool = False) -> dict[str, Any]:
     """Write votes as one of `EXPORT_FORMATS`; return what was written, for `--json`. `.gz` names are compressed.
 
     The file is whole or absent. Raises `DataError` if it exists (unless `force`), cannot be written, or there is
@@ -137,8 +135,9 @@ def _json_cell(value: Any) -> str:
 def _prompt_cell(prompt: Prompt) -> str:
     """Write a single user turn as its text, and as messages what would be read back as something else."""
     text = prompt[0]["content"]
-    plain = len(prompt) == 1 and prompt[0]["role"] == "user" and turns_of(text, "prompt") is None
-    return text if plain else json.dumps(prompt, ensure_ascii=False)
+    single = len(prompt) == 1 and prompt[0]["role"] == "user"
+    misread = is_transcript(text) or json_messages(text)
+    return text if single and not misread else json.dumps(prompt, ensure_ascii=False)
 
 
 def _csv_line(cells: dict[str, Any]) -> str:

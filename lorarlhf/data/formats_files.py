@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.data.formats_messages import json_messages
 from lorarlhf.errors import DataError
 
 EXTENSIONS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
@@ -208,11 +209,16 @@ def _csv(text: str, path: Path, delimiter: str) -> Iterator[RawRow]:
                 yield RawRow(where, problem=f"has {len(cells)} cells, but the header has {len(header)} columns")
             else:
                 pairs = zip(header, cells, strict=True)
-                # Only our own files: in others a leading ' may belong to the text.
-                undo = unguard if tuple(header) == CSV_COLUMNS else str
-                yield RawRow(where, {name: undo(cell) for name, cell in pairs if name and cell.strip()})
+                ours = tuple(header) == CSV_COLUMNS
+                yield RawRow(where, {name: _cell(name, cell, ours) for name, cell in pairs if name and cell.strip()})
     except csv.Error as error:
         raise DataError(f"{path}, line {start}: not CSV: {error}") from None
+
+
+def _cell(name: str, cell: str, ours: bool) -> Any:
+    """Read a cell: JSON message lists are lists. In our own files only the prompt may be one, and ' is a guard."""
+    text = unguard(cell) if ours else cell
+    return text if ours and name != "prompt" else json_messages(text) or text
 
 
 _GUARDED = re.compile(r"'+[=+\-@\t\r]")

@@ -71,11 +71,7 @@ def turns_of(value: Any, field: str) -> list[Message] | None:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, str):
-        if is_transcript(value):
-            return _transcript(value)
-        value = _json_list(value)
-        if not _looks_like_messages(value):
-            return None
+        return _transcript(value) if is_transcript(value) else None
     if isinstance(value, (list, tuple)):
         return [_message(m, field, n) for n, m in enumerate(value, 1)]
     raise RowError(field, f"should be text or a list of messages, not {shown(value)}")
@@ -117,9 +113,7 @@ def answer_of(value: Any, field: str) -> str:
     return text_of(turns[0]["content"], field)
 
 
-def split_shared(
-    one: list[Message], other: list[Message], fields: tuple[str, str]
-) -> tuple[Prompt, str, str]:
+def split_shared(one: list[Message], other: list[Message], fields: tuple[str, str]) -> tuple[Prompt, str, str]:
     """Cut two conversations that differ in their last turn into the shared prompt and both answers."""
     for turns, field in zip((one, other), fields, strict=True):
         if not turns or turns[-1]["role"] != "assistant":
@@ -137,20 +131,18 @@ def _transcript(text: str) -> list[Message]:
     return [_new("user" if name == "Human" else "assistant", content.strip()) for name, content in pairs]
 
 
-def _json_list(text: str) -> Any:
-    """Read a cell that holds a JSON list; None if it holds something else."""
+def json_messages(text: str) -> list[Any] | None:
+    """Read a table cell that holds a message list as JSON; None if it holds something else."""
     if not text.lstrip().startswith("[") or not text.rstrip().endswith("]"):
         return None
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _looks_like_messages(value: Any) -> bool:
     if not isinstance(value, list) or not value or not all(isinstance(m, dict) for m in value):
-        return False
-    return all({"role", "content"} <= m.keys() or {"from", "value"} <= m.keys() for m in value)
+        return None
+    named = all({"role", "content"} <= m.keys() or {"from", "value"} <= m.keys() for m in value)
+    return value if named else None
 
 
 def _message(value: Any, field: str, number: int) -> Message:

@@ -114,7 +114,7 @@ def _texts(row: Mapping[str, Any], field: str) -> tuple[str, ...]:
 def _criteria(value: Any) -> dict[str, Outcome]:
     found = _from_json(value) if isinstance(value, str) else value
     if not isinstance(found, dict):
-        raise RowError("criteria", f"should be an object such as {{\"helpful\": \"a\"}}, not {shown(value)}")
+        raise RowError("criteria", f'should be an object such as {{"helpful": "a"}}, not {shown(value)}')
     # Parquet gives every row every criterion of the file, absent ones as null.
     given = {whole(name, "criteria"): {"criteria": said} for name, said in found.items() if said is not None}
     return {name: outcome_of(said, "criteria") for name, said in given.items()}

@@ -21,7 +21,8 @@ from lorarlhf.types import Comparison
 Progress = Callable[[int, "int | None"], None]
 """Called with rows read so far and rows in all, None where that is not known beforehand."""
 
-IMPORT_KINDS = tuple(FORMATS)
+IMPORT_KINDS = (*FORMATS, "all")
+"""What a file can be imported as; `all` brings back everything a lossless export holds."""
 SHOWN_PROBLEMS = 5
 PROGRESS_ROWS = 500
 
@@ -64,7 +65,7 @@ def read_file(
     *,
     skip_bad: bool = False,
 ) -> Imported:
-    """Read a file, or a Hub data set where no such file exists, as comparisons, demonstrations or prompts.
+    """Read a file, or a Hub data set where no such file exists, as one of `IMPORT_KINDS`.
 
     Raises one `DataError` that names the bad rows by line and field; with `skip_bad` they are left out and counted.
     """
@@ -137,12 +138,14 @@ def _read(raw: RawRow, kind: str) -> tuple[str, Item | None]:
     if raw.problem:
         raise RowError("", raw.problem)
     if MARK not in raw.fields:
+        if kind == "all":
+            raise RowError("", f"is not of a lossless export; import it as {', '.join(FORMATS)}")
         name, value = read_row(raw.fields, kind)
         return name, Item(value, raw.where)
     value, stored = from_record(raw.fields)
     if kind == "prompts" and stored.kind != "prompts":
         return "lossless", None if stored.undone else Item(as_kind(value, kind), raw.where)
-    wanted = ("comparisons", "rankings") if kind == "comparisons" else (kind,)
+    wanted = {"all": KINDS, "comparisons": ("comparisons", "rankings")}.get(kind, (kind,))
     return "lossless", Item(value, raw.where, stored) if stored.kind in wanted else None
 
 
@@ -168,7 +171,7 @@ def _add_new(store: Store, items: list[Item], queue: str) -> int:
         key = (fingerprint(item.value), own_queue)
         if key not in seen[kind]:
             seen[kind].add(key)
-            store.insert(item.value, queue=own_queue)
+            store.insert(item.value, queue=own_queue, name=key[0])
             added += 1
     return added
 

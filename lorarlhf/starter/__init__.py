@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.errors import DataError
 from lorarlhf.types import Demonstration, Message, Origin, Prompt
 
-__all__ = ["MODEL_DIR", "prompts", "transcripts"]
+__all__ = ["MODEL_DIR", "prompts", "shipped_file", "transcripts"]
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
 """Folder of the weights and the tokenizer, for `from_pretrained`."""
@@ -32,6 +33,14 @@ def prompts(heldout: bool = False) -> list[Prompt]:
     """Return requests to answer; held-out ones are worded as nothing the model was trained on."""
     name = "prompts_heldout.jsonl" if heldout else "prompts.jsonl"
     return [tuple(_messages(row["prompt"])) for row in _rows(name)]
+
+
+def shipped_file(kind: str) -> Path:
+    """Name the shipped file that holds demonstrations or prompts; raise `DataError` for anything else."""
+    names = {"demonstrations": "transcripts.jsonl", "prompts": "prompts.jsonl"}
+    if kind not in names:
+        raise DataError(f"the starter comes with {' and '.join(names)}, not with {kind}; rate some answers instead")
+    return MODEL_DIR.parent / names[kind]
 
 
 def _rows(name: str) -> Iterator[dict[str, Any]]:

@@ -1,14 +1,17 @@
-"""Votes as table columns and back; what makes two votes the same. Knows nothing of SQL."""
+"""Votes as table columns and back; what makes two votes the same. Writes no SQL."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sqlite3
 from typing import Any
 
 from lorarlhf.errors import StoreError
 from lorarlhf.types import Comparison, Demonstration, Origin, Outcome, Prompt, Ranking, prompt_key
+
+# One encoder for all: `json.dumps` makes a new one for every call that is not plain.
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Vote = Comparison | Ranking | Demonstration | Prompt
 
@@ -35,8 +38,8 @@ def fingerprint(value: Vote) -> str:
     """
     parts: list[Any]
     if isinstance(value, Comparison):
-        one, other = value, value.swap()
-        parts = min([c.a, c.b, c.outcome.value] for c in (one, other))
+        said = Outcome(value.outcome)
+        parts = min([value.a, value.b, said.value], [value.b, value.a, said.swap().value])
         parts.append(value.origin.rater)
     elif isinstance(value, Ranking):
         parts = [sorted(zip(value.completions, value.ranks, strict=True)), value.origin.rater]
@@ -51,7 +54,7 @@ def fingerprint(value: Vote) -> str:
 def dump(value: Any) -> str:
     """Write JSON as it is stored: readable to other tools, nothing escaped needlessly."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return _to_json(value)
     except (TypeError, ValueError) as error:
         raise StoreError(f"cannot be stored as JSON: {error}") from error
 
@@ -78,7 +81,7 @@ def encode(value: Vote) -> dict[str, Any]:
     return own | _encode_origin(value.origin)
 
 
-def decode(kind: str, row: Mapping[str, Any], prompt: Prompt) -> Any:
+def decode(kind: str, row: sqlite3.Row, prompt: Prompt) -> Any:
     """Make the value again from its columns and its prompt."""
     if kind == "prompts":
         return prompt
@@ -87,13 +90,13 @@ def decode(kind: str, row: Mapping[str, Any], prompt: Prompt) -> Any:
         round=row["round"],
         source=row["source"],
         seconds=row["seconds"],
-        adapters=tuple(json.loads(row["adapters"])),
-        adapter_hashes=tuple(json.loads(row["adapter_hashes"])),
-        sampling=json.loads(row["sampling"]),
+        adapters=_tuple(row["adapters"]),
+        adapter_hashes=_tuple(row["adapter_hashes"]),
+        sampling=_dict(row["sampling"]),
         note=row["note"],
     )
     if kind == "rankings":
-        return Ranking(prompt, tuple(json.loads(row["completions"])), tuple(json.loads(row["ranks"])), origin)
+        return Ranking(prompt, _tuple(row["completions"]), _tuple(row["ranks"]), origin)
     if kind == "demonstrations":
         return Demonstration(prompt, row["response"], origin)
     return Comparison(
@@ -103,11 +106,20 @@ def decode(kind: str, row: Mapping[str, Any], prompt: Prompt) -> Any:
         outcome=Outcome(row["outcome"]),
         strength=row["strength"],
         left=row["left_side"],
-        criteria={name: Outcome(outcome) for name, outcome in json.loads(row["criteria"]).items()},
-        reasons=tuple(json.loads(row["reasons"])),
+        criteria={name: Outcome(outcome) for name, outcome in _dict(row["criteria"]).items()},
+        reasons=_tuple(row["reasons"]),
         repeats=row["repeats"],
         origin=origin,
     )
+
+
+# Most of these columns are empty in most rows; not parsing those halves the time of a list.
+def _tuple(text: str) -> tuple[Any, ...]:
+    return () if text == "[]" else tuple(json.loads(text))
+
+
+def _dict(text: str) -> dict[str, Any]:
+    return {} if text == "{}" else json.loads(text)
 
 
 def _encode_origin(origin: Origin) -> dict[str, Any]:

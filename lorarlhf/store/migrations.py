@@ -75,18 +75,18 @@ def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def applied(db: sqlite3.Connection) -> dict[str, str]:
+def applied(db: sqlite3.Connection, path: Path) -> dict[str, str]:
     """List the migrations a database has seen, each with the program version that applied it."""
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone():
-        return {}
-    return dict(db.execute("SELECT name, program FROM migrations").fetchall())
+    # One look at all tables: between two looks another process may create them.
+    tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master").fetchall()]
+    if tables and "migrations" not in tables:
+        raise StoreError(f"{path} is a database of another program; choose another workspace")
+    return dict(db.execute("SELECT name, program FROM migrations").fetchall()) if tables else {}
 
 
 def check(db: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreError` if the database is another program's or a newer version's; change nothing."""
-    seen = applied(db)
-    if not seen and db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise StoreError(f"{path} is a database of another program; choose another workspace")
+    seen = applied(db, path)
     unknown = sorted(set(seen) - {name for name, _ in MIGRATIONS})
     if unknown:
         raise StoreError(
@@ -98,13 +98,12 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 def migrate(db: sqlite3.Connection, path: Path) -> None:
     """Bring a database to the newest schema, in one transaction: all of it or none."""
     check(db, path)
-    if len(applied(db)) == len(MIGRATIONS):
+    if len(applied(db, path)) == len(MIGRATIONS):
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        check(db, path)  # another process may have been faster
+        seen = applied(db, path)  # again: another process may have been faster
         db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied TEXT, program TEXT)")
-        seen = applied(db)
         for name, statements in MIGRATIONS:
             if name not in seen:
                 for statement in statements:

@@ -73,9 +73,7 @@ class Runs(Database):
 
     def finish_run(self, run_id: str, status: str, result: Mapping[str, Any], error: str = "") -> None:
         """Record how a run ended."""
-        self._update(
-            run_id, "status = ?, finished = ?, result = ?, error = ?", (status, now(), dump(result), error)
-        )
+        self._update(run_id, "status = ?, finished = ?, result = ?, error = ?", (status, now(), dump(result), error))
 
     def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """Record the numbers of a step; a step done again after a resume takes the place of the first.
@@ -99,9 +97,7 @@ class Runs(Database):
         """Record something a person should know."""
         with self.transaction() as db:
             self._update(run_id)
-            db.execute(
-                "INSERT INTO events (run, step, created, text) VALUES (?, ?, ?, ?)", (run_id, step, now(), text)
-            )
+            db.execute("INSERT INTO events (run, step, created, text) VALUES (?, ?, ?, ?)", (run_id, step, now(), text))
 
     def run(self, run_id: str) -> RunRow:
         """Read a run; raise `StoreError` with the nearest id if there is none."""
@@ -129,9 +125,7 @@ class Runs(Database):
 
     def events(self, run_id: str) -> list[Event]:
         """List what a person should know, in the order it happened."""
-        rows = self._of(
-            "SELECT step, created, text FROM events WHERE run = ? AND step > ? ORDER BY id", run_id, None
-        )
+        rows = self._of("SELECT step, created, text FROM events WHERE run = ? AND step > ? ORDER BY id", run_id, None)
         return [Event(*row) for row in rows]
 
     def _of(self, sql: str, run_id: str, after_step: int | None) -> list[Any]:

@@ -110,7 +110,8 @@ class Votes(Database):
 
     def counts(self) -> dict[str, int]:
         """Count what counts: rows per kind, raters, and rows undone or replaced."""
-        selects = [f"(SELECT count(*) FROM live_{kind}) AS {kind}" for kind in KINDS]
+        gone = "(SELECT count(*) FROM retractions WHERE kind = '{0}')"
+        selects = [f"(SELECT count(*) FROM {kind}) - {gone.format(kind)} AS {kind}" for kind in KINDS]
         selects.append("(SELECT count(DISTINCT nullif(rater, '')) FROM live_comparisons) AS raters")
         selects.append("(SELECT count(*) FROM retractions) AS undone")
         return dict(self.query(f"SELECT {', '.join(selects)}")[0])
@@ -125,9 +126,9 @@ class Votes(Database):
         queue = "queue" if known_kind(kind) == "prompts" else "''"
         return {(row[0], row[1]) for row in self.query(f"SELECT fingerprint, {queue} FROM live_{kind}")}
 
-    def insert(self, value: Vote, *, created: str = "", queue: str = "") -> int:
-        """Add one row. Only bringing back a backup passes `created`."""
-        return self._insert(value, created or now(), queue)
+    def insert(self, value: Vote, *, created: str = "", queue: str = "", name: str = "") -> int:
+        """Add one row. Only an import passes `created` of a backup, or the fingerprint it knows as `name`."""
+        return self._insert(value, created or now(), queue, name)
 
     def retract(self, kind: str, id: int, *, replaced_by: int | None = None, created: str = "") -> None:
         """Record that a row no longer counts. Only bringing back a backup passes `created`."""
@@ -162,7 +163,7 @@ class Votes(Database):
                 ids.append(self._insert(value, created, queue))
         return ids
 
-    def _insert(self, value: Vote, created: str, queue: str) -> int:
+    def _insert(self, value: Vote, created: str, queue: str, name: str = "") -> int:
         prompt, kind = prompt_of(value), kind_of(value)
         if not prompt:
             raise StoreError(f"a prompt without a single message cannot be stored among the {kind}")
@@ -171,7 +172,7 @@ class Votes(Database):
             columns["queue"] = queue
         with self.transaction() as db:
             columns["prompt"] = key = prompt_key(prompt)
-            columns["fingerprint"] = fingerprint(value)
+            columns["fingerprint"] = name or fingerprint(value)
             db.execute("INSERT OR IGNORE INTO conversations VALUES (?, ?)", (key, dump(prompt)))
             names, marks = ", ".join(columns), ", ".join("?" * len(columns))
             try:
@@ -194,7 +195,7 @@ class Votes(Database):
                     kind=kind,
                     id=row["id"],
                     created=row["created"],
-                    value=decode(kind, dict(row), prompts[row["prompt"]]),
+                    value=decode(kind, row, prompts[row["prompt"]]),
                     queue=row["queue"] if kind == "prompts" else "",
                     undone=row["undone"],
                     replaced_by=row["replaced_by"],

@@ -1,0 +1,77 @@
+"""Rows, masks and micro-batches, by hand and by property."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorarlhf.data.tokens import Row, collate, mask_of, micro_batches, pad_flat
+
+quick = settings(max_examples=150, deadline=None)
+
+
+@quick
+@given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 400))
+def test_every_row_is_in_exactly_one_group_and_groups_stay_within_the_budget(lengths, budget):
+    groups = micro_batches(lengths, budget)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[i] for i in group)
+        assert len(group) == 1 or len(group) * longest <= budget
+    order = [lengths[i] for group in groups for i in group]
+    assert order == sorted(order, reverse=True)  # longest first: memory runs out at once or never
+
+
+@quick
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(50, 400))
+def test_no_group_could_have_taken_the_next_row(lengths, budget):
+    groups = micro_batches(lengths, budget)
+    for group in groups[:-1]:
+        assert (len(group) + 1) * lengths[group[0]] > budget
+
+
+def test_groups_do_not_depend_on_anything_but_lengths():
+    assert micro_batches([3, 9, 9, 3, 1], 18) == [[1, 2], [0, 3, 4]]
+    assert micro_batches([], 18) == []
+    assert micro_batches([100], 18) == [[0]]
+
+
+def test_a_batch_by_hand():
+    batch = collate([Row([7, 8, 9], [1, 2]), Row([5], [3, 4, 6, 2]), Row([5, 6], [2])], pad_id=0)
+    assert batch.ids_BL.tolist() == [[7, 8, 9, 1, 2], [5, 3, 4, 6, 2], [5, 6, 2, 0, 0]]
+    assert batch.attention_mask_BL.int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    # The position before a response token predicts it: never the last real one, never an earlier prompt token.
+    assert batch.predict_BL.int().tolist() == [[0, 0, 1, 1, 0], [1, 1, 1, 1, 0], [0, 1, 0, 0, 0]]
+    assert batch.targets_T.tolist() == [1, 2, 3, 4, 6, 2, 2]
+    assert batch.last_B.tolist() == [4, 4, 2]
+
+
+token = st.integers(0, 99)
+row = st.builds(Row, st.lists(token, min_size=1, max_size=8), st.lists(token, max_size=8))
+
+
+@quick
+@given(st.lists(row, min_size=1, max_size=6))
+def test_predicted_positions_are_followed_by_their_targets(rows):
+    batch = collate(rows, pad_id=0)
+    following = batch.ids_BL.roll(-1, dims=1)[batch.predict_BL]
+    assert torch.equal(following, batch.targets_T)
+    assert batch.attention_mask_BL.sum(1).tolist() == [r.length for r in rows]
+    assert batch.predict_BL.sum(1).tolist() == [len(r.response) for r in rows]
+    # A pad id among the real tokens (0 here) is still a real token.
+    assert batch.ids_BL[batch.attention_mask_BL].tolist() == [t for r in rows for t in r.prompt + r.response]
+    assert (batch.last_B == batch.attention_mask_BL.sum(1) - 1).all()
+
+
+def test_flat_values_are_laid_out_by_row():
+    flat = torch.arange(1.0, 7.0)
+    assert pad_flat(flat, [2, 1, 3]).tolist() == [[1, 2, 0], [3, 0, 0], [4, 5, 6]]
+    assert mask_of([2, 1, 3]).int().tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
+
+
+@quick
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_padding_and_masking_undo_each_other(lengths):
+    flat = torch.arange(1.0, sum(lengths) + 1)
+    assert torch.equal(pad_flat(flat, lengths)[mask_of(lengths)], flat)
