@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -109,7 +109,7 @@ class AdapterBank:
             self._peft.delete_adapter(name)
         self._refresh()
 
-    def _add(self, name: str, config: LoraConfig) -> None:
+    def _add(self, name: str, config: PeftConfig) -> None:
         if name in self.names:
             raise AdapterError(f"adapter {name} is already in memory; choose another name")
         try:
@@ -120,7 +120,7 @@ class AdapterBank:
         except ValueError as error:
             if "target modules" not in str(error).lower():
                 raise
-            wanted = config.target_modules
+            wanted = getattr(config, "target_modules", None)
             raise AdapterError(
                 f"targets {wanted}: the base has no such layers; use 'all-linear' or one of {self.base.linear_names()}"
             ) from None

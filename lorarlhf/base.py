@@ -6,9 +6,7 @@ jobs. Failures are `BaseModelError`s of one line, found before the weights are r
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,14 +30,15 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from lorarlhf.base_files import BaseFiles, find_files, fingerprint
+from lorarlhf.base_weights import QUANTISED, base_hash, bytes_needed, layers_kept_16bit, measured_bytes
 from lorarlhf.data.chat import end_of_turn_id, ensure_pad
 from lorarlhf.errors import BaseModelError
-from lorarlhf.fits import BLOCK, NF4_BYTES
 from lorarlhf.hardware import free_bytes, pick_device, pick_dtype, why_no_quantisation
 from lorarlhf.output import backbone, check_output_layer, logits_of
 from lorarlhf.settings import LoadSettings
 
-QUANTISED = ("Linear4bit", "Linear8bitLt")
+__all__ = ["Base", "LoadReport", "base_hash", "load_base"]
+
 Progress = Callable[[str, float], None]
 """Is told what happens now, and the share that is done (0 to 1)."""
 
@@ -129,7 +128,7 @@ def load_base(settings: LoadSettings, progress: Progress | None = None) -> Base:
     _guard(files, check_output_layer, model)
     report = LoadReport(
         parameters=model.num_parameters(),
-        bytes_on_device=_resident_bytes(model),
+        bytes_on_device=measured_bytes(model),
         quantised_layers=sum(type(m).__name__ in QUANTISED for m in model.modules()),
         kept_16bit=layers_kept_16bit(model, settings.bits) if _prequantised(files) else kept,
         compute_why=why,
@@ -145,69 +144,6 @@ def load_base(settings: LoadSettings, progress: Progress | None = None) -> Base:
     }
     tell("Base model ready", 1.0)
     return Base(model, tokenizer, settings, files.folder, device, dtype, eos_id, eos_ids, identity, report)
-
-
-def base_hash(model: nn.Module) -> str:
-    """Hash all frozen weights, quantisation state included; adapters on top of the model change nothing.
-
-    Equal before and after training, or something wrote into the base.
-    """
-    found: dict[str, torch.Tensor] = {}
-    for name, module in model.named_modules():
-        if "lora_" in name:
-            continue
-        plain = re.sub(r"^base_model\.model\.|(?:^|\.)base_layer$", "", name)
-        for short, weight in module.named_parameters(recurse=False):
-            if not weight.requires_grad:
-                found[f"{plain}.{short}"] = weight.data
-                found |= {f"{plain}.{short}.{k}": v for k, v in _scales(module, weight).items()}
-    digest = hashlib.sha256()
-    for name, tensor in sorted(found.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
-    return digest.hexdigest()
-
-
-def _scales(module: nn.Module, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Collect the tensors bitsandbytes keeps beside a quantised weight."""
-    state = getattr(weight, "quant_state", None)
-    if state is not None:
-        return dict(state.as_dict(packed=True))
-    # int8 scales move from the weight to the module's state at the first forward.
-    scales = getattr(weight, "SCB", None)
-    scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
-    return {} if scales is None else {"SCB": scales}
-
-
-def layers_kept_16bit(model: nn.Module, bits: int) -> dict[str, str]:
-    """Name the matrices that are not quantised, and why; empty at 16 bits. Works on the meta device."""
-    if bits == 16:
-        return {}
-    kept: dict[str, str] = {}
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and type(module).__name__ not in QUANTISED:
-            # Conv1D of GPT-2 stores its weight as (in, out).
-            width = module.weight.shape[0] if isinstance(module, Conv1D) else module.in_features
-            if module is head:
-                kept[name] = "output head: its errors would go straight into the probabilities"
-            elif bits == 4 and width % BLOCK:
-                kept[name] = f"its {width} inputs are not a multiple of {BLOCK}"
-        for short, weight in module.named_parameters(recurse=False):
-            if weight.ndim == 3 and not isinstance(module, nn.Conv1d):
-                kept[f"{name}.{short}"] = "several matrices in one tensor, which bitsandbytes does not take"
-    return kept
-
-
-def bytes_needed(skeleton: nn.Module, kept: dict[str, str], bits: int, dtype: torch.dtype) -> int:
-    """Count the bytes the loaded weights take on the device, from shapes alone."""
-    quantised = {
-        id(module.weight)
-        for name, module in skeleton.named_modules()
-        if bits < 16 and isinstance(module, nn.Linear | Conv1D) and name not in kept
-    }
-    small = NF4_BYTES if bits == 4 else 1.0
-    return int(sum(w.numel() * (small if id(w) in quantised else dtype.itemsize) for w in skeleton.parameters()))
 
 
 def _load_config(files: BaseFiles, settings: LoadSettings) -> Any:
@@ -325,15 +261,6 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: s
     if eos is None:
         raise BaseModelError(f"{name}: its tokenizer names no end-of-text token, so answers never end; set eos_token")
     return eos, frozenset({*ids, eos, tokenizer.eos_token_id} - {None})
-
-
-def _resident_bytes(model: nn.Module) -> int:
-    found: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        for weight in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            for tensor in (weight.data, *_scales(module, weight).values()):
-                found[tensor.data_ptr()] = tensor
-    return sum(tensor.nbytes for tensor in found.values())
 
 
 def _guard(files: BaseFiles, step: Callable[..., Any], *args: Any) -> Any:

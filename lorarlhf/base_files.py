@@ -64,7 +64,7 @@ def fingerprint(files: BaseFiles) -> str:
     for name, tensor in sorted(files.tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         with tensor.file.open("rb") as handle:
-            for start in {tensor.begin, (tensor.begin + tensor.end) // 2}:
+            for start in (tensor.begin, (tensor.begin + tensor.end) // 2):
                 handle.seek(start)
                 digest.update(handle.read(min(256, tensor.end - start)))
     return digest.hexdigest()[:16]

@@ -18,7 +18,7 @@ import click
 from lorarlhf import __version__
 from lorarlhf.errors import LoraRlhfError, RunPaused
 from lorarlhf.options import chosen, read_preset, settings_options
-from lorarlhf.settings import STAGES, LoadSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
+from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.terminal import (
     counting_bar,
     loading_line,
@@ -32,9 +32,6 @@ from lorarlhf.terminal import (
 if TYPE_CHECKING:
     from lorarlhf.engine.core import Engine
     from lorarlhf.workspace import Workspace
-
-STAGE_SETTINGS = {"sft": SFTSettings, "reward": RewardSettings, "ppo": PPOSettings}
-assert STAGE_SETTINGS == STAGES
 
 
 def common(command: Callable) -> Callable:
@@ -183,10 +180,10 @@ def generate(
     """Draw answers: one object per prompt, {"prompt", "completions"}."""
     if (file is None) == (text is None):
         raise click.UsageError("pass either --prompts FILE or --prompt TEXT")
-    from lorarlhf.data.importing import read_file
+    from lorarlhf.data.importing import read_prompts
     from lorarlhf.types import plain, user
 
-    prompts = [user(text)] if text is not None else read_file(str(file), "prompts").values()
+    prompts = [user(text)] if text is not None else read_prompts(str(file))
     sampling = chosen(SamplingSettings, options, preset, "sampling")
     with engine_for(workspace, options, preset) as engine, counting_bar("answering", "token") as progress:
         drawn = 0
@@ -201,10 +198,10 @@ def generate(
     if as_json:
         show_json(rows)
         return
-    for row in rows:
-        click.echo(f"\n> {row['prompt']}" if isinstance(row["prompt"], str) else f"\n> {row['prompt'][-1]['content']}")
-        for number, completion in enumerate(row["completions"], 1):
-            click.echo(f"  {number}. {completion}")
+    for prompt, drawn_answers in zip(prompts, answers, strict=True):
+        click.echo(f"\n> {prompt[-1]['content']}")
+        for number, completion in enumerate(drawn_answers, 1):
+            click.echo(f"  {number}. {completion.text}")
 
 
 @cli.command()
@@ -213,10 +210,10 @@ def generate(
 @with_model()
 def score(adapter: str, file: str, workspace: str | None, preset: Any, as_json: bool, **options: Any) -> None:
     """Score answers with a reward model."""
-    from lorarlhf.data.importing import read_file
+    from lorarlhf.data.importing import read_demonstrations
     from lorarlhf.types import plain
 
-    rows = read_file(file, "demonstrations").values()
+    rows = read_demonstrations(file)
     with engine_for(workspace, options, preset) as engine:
         scores = engine.score(adapter, [(row.prompt, row.response) for row in rows])
     found = [
@@ -239,7 +236,7 @@ def train() -> None:
 
 
 def _train_command(stage: str) -> None:
-    settings = STAGE_SETTINGS[stage]
+    settings = STAGES[stage]
 
     @train.command(stage, help=settings.__doc__)
     @click.option(
@@ -247,7 +244,7 @@ def _train_command(stage: str) -> None:
     )
     @with_model(settings)
     def command(name: str, workspace: str | None, preset: Any, as_json: bool, **options: Any) -> None:
-        asked = chosen(settings, options, preset, stage)  # type: ignore[type-var]
+        asked: Settings = chosen(settings, options, preset, stage)
         with engine_for(workspace, options, preset) as engine, pause_on_interrupt() as paused:
             from lorarlhf.engine.training import train as run
 
@@ -256,7 +253,7 @@ def _train_command(stage: str) -> None:
         _show_result(result, as_json)
 
 
-for _stage in STAGE_SETTINGS:
+for _stage in STAGES:
     _train_command(_stage)
 
 

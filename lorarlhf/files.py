@@ -47,8 +47,10 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    # A rename is only as durable as the contents it names.
-    handle = os.open(path, os.O_RDONLY)
+    # A rename is only as durable as the contents it names. Windows cannot open folders to sync them.
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -16,6 +16,12 @@ from lorarlhf.base import Base
 from lorarlhf.data.tokens import Batch, Row, collate, micro_batches
 
 
+def context_of(base: Base) -> int:
+    """Return the longest sequence the base was made for, in tokens."""
+    config = base.model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 2**20)
+
+
 def hidden_states(base: Base, batch: Batch) -> Tensor:
     """Run the transformer without its output layer → [B, L, H]."""
     output = base.backbone(

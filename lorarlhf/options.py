@@ -57,11 +57,7 @@ def _shown(value: Any) -> str:
 
 def chosen(group: type[S], given: dict[str, Any], preset: Preset, section: str) -> S:
     """Make settings of defaults, overlaid by a preset's section, overlaid by what the command line says."""
-    asked = {
-        name: int(value) if name == "bits" else value
-        for name, value in given.items()
-        if name in group.model_fields and value not in (None, ())
-    }
+    asked = {name: value for name, value in given.items() if name in group.model_fields and value not in (None, ())}
     try:
         return group.parse({**preset.get(section, {}), **asked}, section)
     except SettingsError as error:

@@ -46,7 +46,7 @@ def load_preset(name: str) -> Preset:
     return {section: _section(path, node, section, values) for section, values in raw.items()}
 
 
-def _section(path: Path, node: yaml.Node, section: str, values: dict[str, Any]) -> dict[str, Any]:
+def _section(path: Path, node: yaml.Node | None, section: str, values: dict[str, Any]) -> dict[str, Any]:
     if section not in SECTIONS:
         near = difflib.get_close_matches(section, SECTIONS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SECTIONS)}"
@@ -56,7 +56,7 @@ def _section(path: Path, node: yaml.Node, section: str, values: dict[str, Any]) 
     return SECTIONS[section].parse(values, str(path)).model_dump(include=set(values))
 
 
-def _line(node: yaml.Node, *keys: str) -> int:
+def _line(node: Any, *keys: str) -> int:
     """Find the line, from 1, on which a key stands."""
     line = 1
     for key in keys:

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from lorarlhf.base import Base
 from lorarlhf.data.chat import clean, encode_prompt, stop_texts
+from lorarlhf.forward import context_of
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Prompt
 
@@ -50,7 +51,8 @@ def complete(
     seed give equal answers.
     """
     streams = range(len(prompts)) if streams is None else streams
-    stops = stop_texts(base.tokenizer, settings.stop)
+    # The empty text is in every text.
+    stops = tuple(stop for stop in stop_texts(base.tokenizer, settings.stop) if stop)
     # Rows of similar length share a batch: less padding in the cache.
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     done: dict[int, Completion] = {}
@@ -74,8 +76,13 @@ def generate(
     max_prompt_tokens: int | None = None,
     on_step: OnStep | None = None,
 ) -> list[list[Completion]]:
-    """Draw `n` completions for each prompt; row `i * n + k` is the k-th of prompt i."""
-    encoded = [encode_prompt(base.tokenizer, prompt, max_prompt_tokens) for prompt in prompts]
+    """Draw `n` completions for each prompt; row `i * n + k` is the k-th of prompt i.
+
+    Prompts lose their start where they would leave no room for the answer within the base's context.
+    """
+    room = max(1, context_of(base) - settings.max_new_tokens)
+    room = room if max_prompt_tokens is None else min(room, max_prompt_tokens)
+    encoded = [encode_prompt(base.tokenizer, prompt, room) for prompt in prompts]
     flat = complete(base, [ids for ids in encoded for _ in range(n)], settings, on_step=on_step)
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
 
@@ -102,11 +109,18 @@ def choose(logits_BV: Tensor, uniforms_B: Tensor, temperature: float, top_p: flo
         probs_BV, tokens_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
         before_BV = probs_BV.cumsum(-1) - probs_BV
         probs_BV = probs_BV.masked_fill(before_BV >= top_p, 0.0)
-    cumulative_BV = probs_BV.double().cumsum(-1)
-    # Scaling by the total keeps the last token reachable and rounding from ever drawing past it.
-    thresholds_B1 = uniforms_B.to(cumulative_BV)[:, None] * cumulative_BV[:, -1:]
-    drawn_B1 = torch.searchsorted(cumulative_BV, thresholds_B1, right=True).clamp_max(probs_BV.shape[-1] - 1)
+    cumulative_BV = probs_BV.to(_wide(probs_BV.device)).cumsum(-1)
+    total_B1 = cumulative_BV[:, -1:]
+    # Scaling by the total keeps the last token reachable; staying below it, rounding never draws past that token.
+    below_B1 = torch.nextafter(total_B1, torch.zeros_like(total_B1))
+    thresholds_B1 = torch.minimum(uniforms_B.to(cumulative_BV)[:, None] * total_B1, below_B1)
+    drawn_B1 = torch.searchsorted(cumulative_BV, thresholds_B1, right=True).clamp_max(probs_BV.shape[-1] - 1)  # NaN
     return (tokens_BV.gather(-1, drawn_B1) if top_p < 1 else drawn_B1).squeeze(-1)
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """Return the widest floating-point format of the device: Apple's has no fp64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class _Decoder:
@@ -121,7 +135,7 @@ class _Decoder:
         stops: tuple[str, ...],
     ) -> None:
         self.base, self.settings, self.stops = base, settings, stops
-        self.uniforms_BR = uniforms_BR.to(base.device)
+        self.uniforms_BR = uniforms_BR.to(_wide(base.device)).to(base.device)
         width = max(len(ids) for ids in prompts)
         padded = [[base.pad_id] * (width - len(ids)) + ids for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -185,4 +199,4 @@ class _Decoder:
 
     def _completion(self, row: int, *, ended: bool) -> Completion:
         text = self.base.tokenizer.decode(self.drawn[row], skip_special_tokens=True)
-        return Completion(self.drawn[row], clean(text, self.stops), ended)
+        return Completion(self.drawn[row], clean(str(text), self.stops), ended)

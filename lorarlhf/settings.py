@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lorarlhf.errors import SettingsError
 
@@ -63,6 +63,12 @@ class LoadSettings(Settings):
         "auto", "Number format of activations; auto is bf16 where the hardware has it"
     )
     trust_remote_code: bool = knob(False, "Run Python code that comes with this base; leave off unless you read it")
+
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _bits_from_text(cls, value: Any) -> Any:
+        # Presets and the command line give text, which pydantic converts for every type but a literal.
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class SamplingSettings(Settings):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft import set_peft_model_state_dict as set_state
-from tests import tiny
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -19,6 +18,7 @@ from lorarlhf.library import read_saved
 from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.train.common import Studio
 from lorarlhf.train.team import Team
+from tests import tiny
 
 IDS = torch.tensor([[3, 8, 20, 90, 41, 7], [5, 5, 60, 2, 11, 9]])
 LORA = LoraSettings(rank=4, alpha=8)

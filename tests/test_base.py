@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lorarlhf.base import Base, base_hash, bytes_needed, layers_kept_16bit, load_base
+from lorarlhf.base import Base, base_hash, load_base
+from lorarlhf.base_weights import bytes_needed, layers_kept_16bit
 from lorarlhf.settings import LoadSettings
 from tests import tiny
 

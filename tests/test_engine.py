@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests import tiny
 
 from lorarlhf.base import base_hash
 from lorarlhf.engine.core import Engine
@@ -12,6 +11,7 @@ from lorarlhf.errors import AdapterError, RunPaused, TrainingError
 from lorarlhf.settings import LoadSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, Ranking, user
 from lorarlhf.workspace import Workspace
+from tests import tiny
 
 SMALL = {"rank": 4, "alpha": 8, "micro_batch_tokens": 256, "checkpoint_every": 1, "heldout_share": 0.25}
 SFT = SFTSettings(**SMALL, epochs=1, batch_size=4, eval_every=2)
@@ -138,7 +138,7 @@ def test_a_run_does_not_go_on_on_another_base(filled, tmp_path):
     with pytest.raises(RunPaused):
         train(filled, "sft", SFT, paused=lambda: next(asked))
     other = Engine(filled.workspace, LoadSettings(base=str(tiny.save(tmp_path / "other", arch="llama")), device="cpu"))
-    with pytest.raises(TrainingError, match="is on base .* another one"):
+    with pytest.raises(TrainingError, match=r"is on base .* another one"):
         resume(other, "sft-1")
     other.store.close()
 
@@ -149,6 +149,4 @@ def test_policy_can_start_from_an_earlier_policy_with_the_same_reference(filled)
     onward = PPO.model_copy(update={"parent": "round-1", "sft": "base", "heldout_share": 0.0})
     result = train(filled, "ppo", onward)
     assert filled.saved(result["adapter"]).card["parents"]["parent"]["name"] == "round-1"
-    assert not torch.equal(
-        *(torch.frombuffer(adapter_bytes(filled, n), dtype=torch.uint8)[-512:] for n in ("round-1", "ppo-1"))
-    )
+    assert adapter_bytes(filled, "round-1") != adapter_bytes(filled, result["adapter"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import tiny
 from torch import nn
 
 from lorarlhf.base import load_base
@@ -20,6 +19,7 @@ from lorarlhf.forward import (
     sequence_scores,
 )
 from lorarlhf.settings import LoadSettings
+from tests import tiny
 
 
 def rows() -> list[Row]:
@@ -71,9 +71,7 @@ def test_scores_and_values_are_read_at_the_right_positions(base, head):
         ).hidden_states[-1][0]
         for row in rows()
     ]
-    torch.testing.assert_close(
-        scores, torch.stack([head(h[-1]).squeeze() for h in hidden]), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(scores, torch.stack([head(h[-1]).squeeze() for h in hidden]), rtol=1e-4, atol=1e-4)
     # The value of the state a token was chosen in: one position before the token.
     states = [h[len(row.prompt) - 1 : -1] for h, row in zip(hidden, rows(), strict=True)]
     torch.testing.assert_close(values, head(torch.cat(states)).squeeze(-1), rtol=1e-4, atol=1e-4)

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import chisquare
-from tests import tiny
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
+from lorarlhf.data.chat import encode_prompt
+from lorarlhf.forward import context_of
 from lorarlhf.sampling import choose, complete, generate
 from lorarlhf.settings import LoadSettings, LoraSettings, SamplingSettings
 from lorarlhf.types import user
+from tests import tiny
 
 LONGEST = 44
 """Of the prompts: longer than the sliding window of 32 of the miniature Gemma."""
@@ -222,8 +224,6 @@ def test_each_prompt_gets_n_answers_in_order(load):
     asked = [user("Hello?"), user("A much longer question than the first one?"), user("Why?")]
     found = generate(base, asked, 2, DRAW)
     assert [len(answers) for answers in found] == [2, 2, 2]
-    from lorarlhf.data.chat import encode_prompt
-
     for i, prompt in enumerate(asked):
         for k in range(2):
             ids = encode_prompt(base.tokenizer, prompt)
@@ -234,11 +234,19 @@ def test_each_prompt_gets_n_answers_in_order(load):
 def test_long_prompts_are_cut_when_asked(load):
     base = load("llama")
     (cut,) = generate(base, [user("x" * 90)], 1, greedy(), max_prompt_tokens=20)
-    from lorarlhf.data.chat import encode_prompt
-
     ids = encode_prompt(base.tokenizer, user("x" * 90), 20)
     assert len(ids) == 20
     assert cut == complete(base, [ids], greedy())
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama"])
+def test_prompts_leave_room_for_the_answer_within_the_context(load, arch):
+    """GPT-2 has no positions beyond its context at all."""
+    base = load(arch)
+    (found,) = generate(base, [user("x" * 400)], 1, greedy())[0]
+    ids = encode_prompt(base.tokenizer, user("x" * 400), context_of(base) - 16)
+    assert len(ids) == 256 - 16
+    assert found == complete(base, [ids], greedy())[0]
 
 
 # -- how answers end --------------------------------------------------------------------------------------------------
@@ -259,6 +267,11 @@ def test_an_answer_stops_at_a_stop_text_without_showing_it(load):
     untouched = [i for i, c in enumerate(free) if text not in base.tokenizer.decode(c.tokens)]
     assert untouched
     assert all(stopped[i] == free[i] for i in untouched)
+
+
+def test_an_empty_stop_text_stops_nothing(load):
+    base = load("llama")
+    assert complete(base, prompts(3), greedy(stop=("",))) == complete(base, prompts(3), greedy())
 
 
 def test_the_end_mark_is_in_the_tokens_and_not_in_the_text(load):

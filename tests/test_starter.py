@@ -14,6 +14,7 @@ import pytest
 
 from lorarlhf import starter
 from lorarlhf.starter.build import prompt_rows, transcript_rows
+from lorarlhf.starter.careless import plain
 from lorarlhf.starter.corpus import Conversation, Writer
 from lorarlhf.starter.texts import about, follow_ups, intents, manners
 
@@ -109,6 +110,9 @@ def test_heldout_wordings_occur_nowhere_else() -> None:
         next(m["content"] for m in c.messages if m["role"] == "user")
         for c in islice(Writer(21).conversations(system=0.1), 3000)
     }
+    reworded = {plain(c.form) for c in islice(Writer(22, careless=0.85).conversations(), 5000)}
+    assert not reworded & {plain(form) for intent in intents().values() for form in intent.heldout}
+    assert len(reworded) > 3000
     shapes = [shape(text) for text in seen]
     for form in heldout:
         # A greeting or a thank-you around it would not make it another wording.

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lorarlhf.data.formats import FORMATS, as_kind, read_row
 from lorarlhf.data.formats_files import EXTENSIONS, RawFile, RawRow, open_file, open_hub
@@ -16,7 +16,7 @@ from lorarlhf.data.formats_lossless import MARK, Stored, from_record
 from lorarlhf.data.formats_messages import RowError
 from lorarlhf.errors import DataError
 from lorarlhf.store import KINDS, Store, Vote, fingerprint, kind_of
-from lorarlhf.types import Comparison
+from lorarlhf.types import Comparison, Demonstration, Prompt
 
 Progress = Callable[[int, "int | None"], None]
 """Called with rows read so far and rows in all, None where that is not known beforehand."""
@@ -97,6 +97,16 @@ def read_file(
         progress(done, done)
     name = "+".join(name for name, _ in formats.most_common())
     return Imported(file.name, kind, name, items, bad=len(problems), other=other)
+
+
+def read_prompts(path_or_hub_id: str | os.PathLike[str]) -> list[Prompt]:
+    """Read the prompts of a file of any format, without importing them."""
+    return cast(list[Prompt], read_file(path_or_hub_id, "prompts").values())
+
+
+def read_demonstrations(path_or_hub_id: str | os.PathLike[str]) -> list[Demonstration]:
+    """Read prompts with an answer each, without importing them."""
+    return cast(list[Demonstration], read_file(path_or_hub_id, "demonstrations").values())
 
 
 def import_file(

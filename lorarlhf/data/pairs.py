@@ -51,9 +51,7 @@ def pairs_of_ranking(ranking: Ranking) -> list[Pair]:
     pairs = []
     for (first, first_rank), (second, second_rank) in couples:
         chosen, rejected = (first, second) if first_rank <= second_rank else (second, first)
-        pairs.append(
-            Pair(ranking.prompt, chosen, rejected, tie=first_rank == second_rank, weight=1 / len(couples))
-        )
+        pairs.append(Pair(ranking.prompt, chosen, rejected, tie=first_rank == second_rank, weight=1 / len(couples)))
     return pairs
 
 

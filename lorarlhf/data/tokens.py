@@ -75,8 +75,3 @@ def mask_of(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tenso
     """Return the mask [B, R] that is True on the first `lengths[b]` columns of row b."""
     lengths_B = torch.tensor(list(lengths), device=device)
     return torch.arange(int(lengths_B.max()), device=device) < lengths_B[:, None]
-
-
-def clip_prompt(prompt: list[int], room: int) -> list[int]:
-    """Keep the last `room` tokens of a prompt, at least one."""
-    return prompt[-max(1, room) :]

@@ -14,7 +14,7 @@ from typing import Any
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
 from lorarlhf.errors import AdapterError
-from lorarlhf.forward import map_sequences, sequence_scores
+from lorarlhf.forward import context_of, map_sequences, sequence_scores
 from lorarlhf.library import BARE, SavedAdapter, read_saved
 from lorarlhf.sampling import Completion, OnStep, generate
 from lorarlhf.settings import LoadSettings, SamplingSettings
@@ -97,17 +97,11 @@ class Engine:
         """Score answers to prompts with a reward adapter."""
         if not self.saved(adapter).has_head:
             raise AdapterError(f"adapter {adapter} is no reward model; train one with `lorarlhf train reward`")
-        rows = [self.studio.row(prompt, response, self.context) for prompt, response in answers]
+        rows = [self.studio.row(prompt, response, context_of(self.base)) for prompt, response in answers]
         with self.borrowed(adapter) as name, self.bank.activate(name):
             head = self.bank.heads[adapter]
             scores_B = map_sequences(self.base, rows, budget, lambda batch: sequence_scores(self.base, head, batch))
         return [float(score) for score in scores_B]
-
-    @property
-    def context(self) -> int:
-        """Longest sequence the base was made for, in tokens."""
-        config = self.base.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or 2**20)
 
     def describe(self) -> dict[str, Any]:
         """Say what is in memory: base, adapters, bytes."""

@@ -6,12 +6,13 @@ Nothing here is special to the demo but the rater: data, stages and settings are
 from __future__ import annotations
 
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import psutil
 
 from lorarlhf.algo.statistics import wilson_interval
 from lorarlhf.data.importing import import_file
@@ -28,7 +29,9 @@ PRESET = "starter"
 Say = Callable[[str], None]
 
 
-def run_demo(place: Workspace, *, votes: int = 400, noise: float = 0.1, seed: int = 0, say: Say = print) -> dict[str, Any]:
+def run_demo(
+    place: Workspace, *, votes: int = 400, noise: float = 0.1, seed: int = 0, say: Say = print
+) -> dict[str, Any]:
     """Go round the loop once in a new folder of the workspace; return before and after, with examples."""
     began = time.perf_counter()
     workspace = _new_workspace(place)
@@ -117,8 +120,8 @@ def show_demo(result: dict[str, Any]) -> str:
         f"(of which {result['noise']:.0%} are wrong on purpose)",
         f"after PPO the rater prefers the policy over the SFT model {duel['win_rate']:.0%} of the time "
         f"(95 % interval {low:.0%} to {high:.0%}, {duel['prompts']} new prompts, ties half)",
-        f"mean score by the rater: {duel['judge_score']['before']:.2f} before, {duel['judge_score']['after']:.2f} after; "
-        f"KL {ppo['metrics'].get('eval/kl', float('nan')):.1f} nats an answer",
+        f"mean score by the rater: {duel['judge_score']['before']:.2f} before, "
+        f"{duel['judge_score']['after']:.2f} after; KL {ppo['metrics'].get('eval/kl', float('nan')):.1f} nats an answer",
         f"{result['seconds']['all']:.0f} s, at most {result['peak_memory_mb']:.0f} MB of memory",
         "",
     ]
@@ -146,5 +149,10 @@ def _new_workspace(place: Workspace) -> Workspace:
 
 
 def _peak_memory_mb() -> float:
+    """Return the most memory this process ever held."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset / 2**20)
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

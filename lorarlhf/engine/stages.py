@@ -28,9 +28,9 @@ ANCHORS = 256
 
 def build_stage(engine: Engine, stage: str, settings: Settings, parents: Parents, data: Data) -> Stage:
     """Make a stage ready for its first step; raise `LoraRlhfError` when data or adapters do not do."""
-    build: Callable[..., Stage] = {"sft": _sft, "reward": _reward, "ppo": _ppo}[stage]
+    builders: dict[str, Callable[..., Stage]] = {"sft": _sft, "reward": _reward, "ppo": _ppo}
     rows = {kind: _rows(engine, kind, ids) for kind, ids in data.items()}
-    return build(engine, settings, parents, rows)
+    return builders[stage](engine, settings, parents, rows)
 
 
 def _rows(engine: Engine, kind: str, ids: list[int]) -> list[Any]:

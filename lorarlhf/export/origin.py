@@ -29,16 +29,15 @@ TOKENIZER_FILES = (
 HEAD_ONLY = ("lm_head",)
 """The output layer of nearly every causal model; what is left unquantised when nobody can look."""
 
-OWN_SCORE = frozenset(
-    "biogpt bloom falcon gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gptj mpt openai-gpt opt zamba zamba2".split()
-)
+OWN_SCORE = {"biogpt", "bloom", "falcon", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt"}
+OWN_SCORE |= {"openai-gpt", "opt", "zamba", "zamba2"}
 """Model types with a hand-written sequence classifier of transformers 5 whose head is `score`, without a bias."""
 
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}{{- message['content'] + '\\n\\n' -}}
 {%- elif message['role'] == 'user' -%}{{- 'User: ' + message['content'] + '\\n' -}}
-{%- else -%}{{- 'Assistant: ' + message['content'] | trim + eos_token + '\\n' -}}
+{%- else -%}{{- 'Assistant: ' + message['content'] | trim + (eos_token or '') + '\\n' -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
@@ -100,7 +99,7 @@ def kept_16bit(origin: Origin) -> list[str]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from lorarlhf.base import layers_kept_16bit
+    from lorarlhf.base_weights import layers_kept_16bit
 
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(origin.folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from peft import PeftModel
 from transformers import {model_class}, AutoTokenizer{quantisation_class}
 {starter_import}
 {base_line}
-ADAPTER = "{folder}"  # this folder
+ADAPTER = {folder}  # this folder
 
 bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 dtype = torch.bfloat16 if bf16 else torch.float32
@@ -166,7 +167,7 @@ def snippet(export: Export) -> str:
         quantisation_class=", BitsAndBytesConfig" if own else "",
         starter_import="from lorarlhf.starter import MODEL_DIR\n" if origin.name == "starter" else "",
         base_line=_base_line(origin),
-        folder=export.folder,
+        folder=json.dumps(export.folder),
         load_arguments=arguments,
     )
     settings = export.card.get("settings", {})
@@ -184,8 +185,8 @@ def _base_line(origin: Origin) -> str:
     if origin.name == "starter":
         return "BASE = str(MODEL_DIR)  # the base that comes with lorarlhf; a plain folder of weights and tokenizer"
     if origin.on_hub:
-        return f'BASE = "{origin.name}"'
-    return f'BASE = "{origin.name}"  # the folder of the base model'
+        return f"BASE = {json.dumps(origin.name)}"
+    return f"BASE = {json.dumps(origin.name)}  # the folder of the base model"
 
 
 def _base_tokenizer(origin: Origin) -> str:
@@ -193,7 +194,9 @@ def _base_tokenizer(origin: Origin) -> str:
 
 
 def _where(origin: Origin) -> str:
-    return "" if origin.on_hub else ", from the folder this one lies in"
+    return ", from the folder that holds this one" + (
+        "" if origin.on_hub or origin.name == "starter" else " and the base"
+    )
 
 
 def _quoted(names: Iterable[str]) -> str:

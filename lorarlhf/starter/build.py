@@ -102,16 +102,21 @@ def main() -> None:
     """Parse the arguments and build."""
     parser = argparse.ArgumentParser(prog="python -m lorarlhf.starter.build", description=__doc__)
     parser.add_argument("--out", type=Path, default=MODEL_DIR.parent, help="folder to write to")
-    parser.add_argument("--steps", type=int, default=None, help="training steps, for a quick look at a worse model")
+    parser.add_argument("--steps", type=int, default=None, help="steps per phase, for a quick look at a worse model")
+    parser.add_argument("--start", type=Path, default=None, help="model folder to train only the last phase from")
     parser.add_argument("--data-only", action="store_true", help="write the jsonl files only")
     args = parser.parse_args()
     write_data(args.out)
     if args.data_only:
         return
-    from lorarlhf.starter.train import STEPS, heldout_loss, train_model
+    from transformers import LlamaForCausalLM
+
+    from lorarlhf.starter.train import PHASES, heldout_loss, train_model
 
     tokenizer = build_tokenizer()
-    model = train_model(tokenizer, args.steps or STEPS)
+    phases = [phase._replace(steps=args.steps or phase.steps) for phase in PHASES]
+    start = LlamaForCausalLM.from_pretrained(args.start, dtype="float32") if args.start else None
+    model = train_model(tokenizer, phases, start)
     print(f"{model.num_parameters():,} parameters, held-out loss {heldout_loss(model, tokenizer):.4f}")
     write_model(model, tokenizer, args.out / MODEL_DIR.name)
 

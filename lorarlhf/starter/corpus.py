@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from lorarlhf.starter.careless import reword
 from lorarlhf.starter.texts import Intent, about, follow_ups, intents, manners
 from lorarlhf.types import Message
 
@@ -39,8 +40,10 @@ class Conversation:
 class Writer:
     """Writes conversations from one stream of random numbers."""
 
-    def __init__(self, seed: int, mix: str = "base") -> None:
+    def __init__(self, seed: int, mix: str = "base", careless: float = 0.0) -> None:
+        """`careless` is the share of first turns that are reworded at random."""
         self.rng = random.Random(seed)
+        self.careless = careless
         self.mix: Mapping[str, float] = manners().mixes[mix]
         self._intents = list(intents().values())
         self._follow_ups = list(follow_ups().values())
@@ -54,6 +57,8 @@ class Writer:
     def conversation(self, intent: Intent, *, heldout: bool = False, system: float = 0.0) -> Conversation:
         """Write one conversation that starts from `intent`."""
         form = self.rng.choice(intent.heldout if heldout else intent.asks)
+        if self.careless and self.rng.random() < self.careless:
+            form = reword(form, intent, self.rng)
         return self.from_form(intent, form, two_turns=self.rng.random() < TWO_TURNS, system=system)
 
     def from_form(self, intent: Intent, form: str, *, two_turns: bool, system: float = 0.0) -> Conversation:

@@ -12,6 +12,7 @@ from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base
 from lorarlhf.data.chat import encode_prompt, encode_response
 from lorarlhf.data.tokens import Row
+from lorarlhf.forward import context_of
 from lorarlhf.train.team import Team
 from lorarlhf.types import Prompt, is_heldout
 
@@ -35,7 +36,11 @@ class Studio(NamedTuple):
     team: Team
 
     def row(self, prompt: Prompt, response: str, max_length: int) -> Row:
-        """Encode a prompt and its whole answer; the prompt gives way where both are too long, then the answer."""
+        """Encode a prompt and its whole answer; the prompt gives way where both are too long, then the answer.
+
+        Too long for `max_length`, or for the base: learned positions end there.
+        """
+        max_length = min(max_length, context_of(self.base))
         tokens = encode_response(self.base.tokenizer, response, self.base.eos_id)[: max_length - 1]
         return Row(encode_prompt(self.base.tokenizer, prompt, max_length - len(tokens)), tokens)
 
@@ -46,14 +51,16 @@ class Studio(NamedTuple):
         if not checkpointing:
             yield
             return
-        # Layers only checkpoint in train mode.
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.train()
+        # Newer transformers warn about the older pair of names.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+        enable({"use_reentrant": False})
+        model.train()  # layers only checkpoint in train mode
         try:
             yield
         finally:
             model.eval()
-            model.gradient_checkpointing_disable()
+            disable()
 
 
 class Split(NamedTuple):

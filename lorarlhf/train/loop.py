@@ -182,13 +182,22 @@ def permutation(length: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(length, generator=generator).tolist()
 
 
+def steps_of(epochs: float, batch_size: int, length: int) -> int:
+    """Return how many batches of `batch_at` make `epochs` passes over `length` examples, at least one."""
+    return max(1, math.ceil(epochs * length / min(batch_size, length)))
+
+
 def batch_at(index: int, batch_size: int, length: int, seed: int) -> list[int]:
-    """Return the examples of optimizer step `index`: an endless walk through one permutation after another."""
+    """Return the examples of optimizer step `index`: an endless walk through one permutation after another.
+
+    A batch is never larger than the data: then every batch is one whole pass.
+    """
+    size = min(batch_size, length)
     walk: list[int] = []
-    position = index * batch_size
-    while len(walk) < min(batch_size, length):
+    position = index * size
+    while len(walk) < size:
         epoch, offset = divmod(position, length)
-        taken = permutation(length, seed, epoch)[offset : offset + min(batch_size, length) - len(walk)]
+        taken = permutation(length, seed, epoch)[offset : offset + size - len(walk)]
         walk += taken
         position += len(taken)
     return walk

@@ -2,12 +2,12 @@
 
 The loss of a pair is Bradley–Terry's (`algo.losses.bradley_terry`): clear votes with a margin that grows with
 their strength, ties as half a vote each way, and for "both bad" additionally a push of both scores below 0. The
-loss of a batch is the weighted mean over its pairs.
+loss of a batch is its weighted sum over what a batch of its size weighs on average, so that its expectation is the
+weighted mean over all pairs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from lorarlhf.errors import TrainingError
 from lorarlhf.forward import map_sequences, sequence_scores
 from lorarlhf.settings import RewardSettings
 from lorarlhf.train.common import OneAdapterStage, Studio, split_by_prompt
-from lorarlhf.train.loop import Evaluation, Metrics, batch_at
+from lorarlhf.train.loop import Evaluation, Metrics, batch_at, steps_of
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.types import Demonstration, Outcome
 
@@ -54,7 +54,8 @@ class RewardStage(OneAdapterStage):
         self.pairs = [self._encode(pair) for pair in split.train]
         self.heldout = [self._encode(pair) for pair in split.heldout]
         self.anchors = [studio.row(d.prompt, d.response, settings.max_length) for d in anchors]
-        self.total = max(1, math.ceil(settings.epochs * len(self.pairs) / settings.batch_size))
+        self.mean_weight = sum(self._weight(pair) for pair in split.train) / len(split.train)
+        self.total = steps_of(settings.epochs, settings.batch_size, len(self.pairs))
         self.eval_every = settings.eval_every
         group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
         self.optimizer = Optimizer([group], settings, studio.team)
@@ -70,7 +71,8 @@ class RewardStage(OneAdapterStage):
         """Take one gradient step on `batch_size` pairs."""
         chosen = batch_at(index, self.settings.batch_size, len(self.pairs), self.settings.seed)
         pairs = [self.pairs[i] for i in chosen]
-        weight = sum(self._weight(p.pair) for p in pairs)
+        # Not the weights of this batch: a batch of ties alone, or of one ranking, would count as much as one of votes.
+        weight = len(pairs) * self.mean_weight
         loss, right = self._accumulate(self.studio.team.share(pairs), weight)
         clear = sum(not p.pair.tie for p in pairs)
         metrics = {"loss/reward": loss, "train/accuracy": right / max(1, clear)}
@@ -135,7 +137,7 @@ class RewardStage(OneAdapterStage):
         return Evaluation(metrics, -metrics["eval/loss"])
 
     def measure(self) -> Metrics:
-        """Compare scores with the held-out votes: loss, accuracy of clear votes with its 95 % interval, per criterion."""
+        """Compare scores with the held-out votes: loss, accuracy of clear votes with 95 % interval, per criterion."""
         scores_B = self.scores([row for p in self.heldout for row in (p.chosen, p.rejected)])
         chosen_P, rejected_P = scores_B[0::2], scores_B[1::2]
         weight = sum(self._weight(p.pair) for p in self.heldout)
@@ -166,7 +168,7 @@ class RewardStage(OneAdapterStage):
             anchors = self.anchors or [p.chosen for p in self.pairs if not p.pair.tie]
             shift = float(self.scores(anchors).mean())
             with torch.no_grad():
-                self.head.bias -= shift
+                self.head.bias.sub_(shift)
             metrics["score/shift"] = shift
         if any(not p.pair.tie for p in self.heldout):
             metrics |= self.measure()

@@ -12,7 +12,7 @@ from lorarlhf.errors import TrainingError
 from lorarlhf.forward import batches, map_tokens, response_logprobs
 from lorarlhf.settings import SFTSettings
 from lorarlhf.train.common import OneAdapterStage, Studio, split_by_prompt
-from lorarlhf.train.loop import Evaluation, Metrics, batch_at
+from lorarlhf.train.loop import Evaluation, Metrics, batch_at, steps_of
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.types import Demonstration
 
@@ -29,7 +29,7 @@ class SFTStage(OneAdapterStage):
             raise TrainingError("no demonstrations to learn from; import some or write better answers while rating")
         self.rows = [studio.row(d.prompt, d.response, settings.max_length) for d in split.train]
         self.heldout = [studio.row(d.prompt, d.response, settings.max_length) for d in split.heldout]
-        self.total = max(1, math.ceil(settings.epochs * len(self.rows) / settings.batch_size))
+        self.total = steps_of(settings.epochs, settings.batch_size, len(self.rows))
         self.eval_every = settings.eval_every
         group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
         self.optimizer = Optimizer([group], settings, studio.team)
@@ -69,7 +69,8 @@ class SFTStage(OneAdapterStage):
                 self.settings.micro_batch_tokens,
                 lambda batch: response_logprobs(base, batch).logprobs_T,
             )
-        total = team.sum(torch.tensor(sum(float(row.sum()) for row in mine), device=base.device))
+        # A process without rows must still add a float: sums over processes need one format.
+        total = team.sum(torch.tensor(sum((float(row.sum()) for row in mine), 0.0), device=base.device))
         return -float(total) / sum(len(row.response) for row in self.heldout)
 
     def finish(self) -> Metrics:
