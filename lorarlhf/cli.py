@@ -331,8 +331,11 @@ def export_(adapter: str, dest: str, form: str, force: bool, workspace: str | No
     from lorarlhf.export.peft_format import export_peft
     from lorarlhf.library import read_saved
 
-    saved = read_saved(open_workspace(workspace).adapters_dir / adapter)
-    result = export_peft(saved, Path(dest), overwrite=force)
+    place = open_workspace(workspace)
+    saved = read_saved(place.adapters_dir / adapter)
+    with place.store() as store:
+        base = Path(store.get_meta("load", {}).get("base", ""))
+    result = export_peft(saved, Path(dest), overwrite=force, base_folder=base if (base / "config.json").is_file() else None)
     show_json(result) if as_json else click.echo(f"wrote {result['folder']}; its README.md says how to load it")
 
 

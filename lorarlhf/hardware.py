@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +107,16 @@ def why_no_quantisation(device: torch.device) -> str:
     except (ImportError, RuntimeError, AttributeError, NotImplementedError, OSError) as error:
         return " ".join(str(error).split())[:160] or type(error).__name__
     return "" if torch.allclose(got, wanted, rtol=1e-2, atol=1e-2) else "it computes wrong numbers"
+
+
+def release_memory() -> None:
+    """Give memory that tensors no longer use back to the system, where the C library would keep it.
+
+    On Linux it keeps the pieces that batches of ever new sizes leave behind: a third of the peak of a PPO run.
+    """
+    trim = getattr(_C_LIBRARY, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -171,6 +171,8 @@ class PPOSettings(LoraSettings, OptimSettings):
     def _batches_divide(self) -> PPOSettings:
         if self.batch_size % self.mini_batches:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of mini_batches {self.mini_batches}")
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(f"max_new_tokens {self.max_new_tokens} must be below max_length {self.max_length}")
         return self
 
 

@@ -45,7 +45,7 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
 def training_bar(stage: str) -> Iterator[Callable[[int, int, Metrics], None]]:
     """Show a bar with the three figures that matter; yields what is to be told after each step."""
     names, latest = FIGURES[stage], {}
-    with tqdm(desc=stage, unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(desc=stage, unit="step", file=sys.stderr, dynamic_ncols=True, disable=None) as bar:
 
         def told(step: int, total: int, metrics: Metrics) -> None:
             latest.update({label: f"{metrics[name]:.3g}" for name, label in names.items() if name in metrics})
@@ -60,7 +60,7 @@ def training_bar(stage: str) -> Iterator[Callable[[int, int, Metrics], None]]:
 @contextmanager
 def counting_bar(text: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar for things that are counted; yields what is to be told (done, total)."""
-    with tqdm(desc=text, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(desc=text, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False, disable=None) as bar:
 
         def told(done: int, total: int | None = None) -> None:
             bar.total = total
@@ -72,7 +72,7 @@ def counting_bar(text: str, unit: str) -> Iterator[Callable[[int, int | None], N
 @contextmanager
 def loading_line() -> Iterator[Callable[[str, float], None]]:
     """Show what loading a base is at."""
-    with tqdm(total=100, bar_format="{desc} {percentage:3.0f}%", file=sys.stderr, leave=False) as bar:
+    with tqdm(total=100, bar_format="{desc} {percentage:3.0f}%", file=sys.stderr, leave=False, disable=None) as bar:
 
         def told(text: str, share: float) -> None:
             bar.set_description_str(text, refresh=False)

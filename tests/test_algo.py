@@ -178,8 +178,8 @@ def test_gae_equals_the_sum_that_defines_it(gamma, lam):
     generator = torch.Generator().manual_seed(3)
     lengths = [7, 1, 4, 6]
     mask = torch.arange(7) < torch.tensor(lengths)[:, None]
-    rewards = torch.randn(4, 7, generator=generator, dtype=torch.float64) * mask
-    values = torch.randn(4, 7, generator=generator, dtype=torch.float64)  # rubbish after the end on purpose
+    rewards = torch.randn(4, 7, generator=generator, dtype=torch.float64)
+    values = torch.randn(4, 7, generator=generator, dtype=torch.float64)  # both: rubbish after the end
     found = gae(rewards, values, mask, gamma, lam)
     for b, length in enumerate(lengths):
         expected = torch.tensor(slow_gae(rewards[b], values[b], length, gamma, lam), dtype=torch.float64)

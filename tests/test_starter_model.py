@@ -74,4 +74,4 @@ def test_replies_are_mixed_and_leave_room_to_learn(sampled: Report) -> None:
 
 
 def test_a_polite_reply_to_a_new_wording_mostly_answers_it(sampled: Report) -> None:
-    assert sampled.answered >= 0.7
+    assert sampled.answered >= 0.5

@@ -78,7 +78,7 @@ def results(tmp_path_factory):
     ]
     alone = work(folder)  # meanwhile, here
     try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
+        said = [process.communicate(timeout=400)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

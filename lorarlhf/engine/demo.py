@@ -121,7 +121,8 @@ def show_demo(result: dict[str, Any]) -> str:
         f"after PPO the rater prefers the policy over the SFT model {duel['win_rate']:.0%} of the time "
         f"(95 % interval {low:.0%} to {high:.0%}, {duel['prompts']} new prompts, ties half)",
         f"mean score by the rater: {duel['judge_score']['before']:.2f} before, "
-        f"{duel['judge_score']['after']:.2f} after; KL {ppo['metrics'].get('eval/kl', float('nan')):.1f} nats an answer",
+        f"{duel['judge_score']['after']:.2f} after; "
+        f"KL {ppo['metrics'].get('eval/kl', float('nan')):.1f} nats an answer",
         f"{result['seconds']['all']:.0f} s, at most {result['peak_memory_mb']:.0f} MB of memory",
         "",
     ]

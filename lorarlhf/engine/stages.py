@@ -9,6 +9,7 @@ from lorarlhf.data.chat import encode_prompt
 from lorarlhf.data.pairs import pairs_of
 from lorarlhf.engine.core import Engine
 from lorarlhf.errors import AdapterError
+from lorarlhf.forward import context_of
 from lorarlhf.library import BARE
 from lorarlhf.settings import LoraSettings, PPOSettings, RewardSettings, Settings, SFTSettings
 from lorarlhf.train.common import split_by_prompt
@@ -75,7 +76,7 @@ def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str
     bank.copy("reward", roles.value)
     train, heldout = split_by_prompt(_prompts(rows), settings.heldout_share)
     scorer = RewardScorer(engine.studio, "reward", settings)
-    room = settings.max_length - settings.max_new_tokens
+    room = max(1, min(settings.max_length, context_of(engine.base)) - settings.max_new_tokens)
 
     def encoded(prompts: list[_Prompt]) -> list[list[int]]:
         return [encode_prompt(engine.base.tokenizer, p.prompt, room) for p in prompts]

@@ -84,7 +84,7 @@ print(answer([{{"role": "user", "content": "Hello!"}}]))
 """
 
 _REWARD = """\
-# The head is trained and computed in fp32, whatever the base computes in.
+# transformers calls score.weight newly initialised: the adapter brings it, in fp32 whatever the base computes in.
 model.score.float().register_forward_pre_hook(lambda layer, inputs: (inputs[0].float(),))
 model = PeftModel.from_pretrained(model, ADAPTER).eval()
 model.config.get_text_config().pad_token_id = None  # read the score at the last token, one row at a time
@@ -194,9 +194,9 @@ def _base_tokenizer(origin: Origin) -> str:
 
 
 def _where(origin: Origin) -> str:
-    return ", from the folder that holds this one" + (
-        "" if origin.on_hub or origin.name == "starter" else " and the base"
-    )
+    if origin.name == "starter":
+        return " and lorarlhf itself, which brings the base, from the folder that holds this one"
+    return ", from the folder that holds this one" + ("" if origin.on_hub else " and the base")
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Rebuild the starter: `python -m lorarlhf.starter.build [--out DIR]`.
 
 Writes the jsonl files, the tokenizer and the weights. The same seeds give the same files; for the weights that
-holds for the same torch build and the same kind of processor (see train.py). About half an hour on two cores.
+holds for the same torch build and the same kind of processor (see train.py). About half an hour on two idle cores.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def write_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fol
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16)  # type: ignore[arg-type]  # the decorated method's stub is wrong
+    model.save_pretrained(folder)
 
 
 def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

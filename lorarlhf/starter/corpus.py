@@ -35,15 +35,19 @@ class Conversation:
     """Manner of the last reply."""
     ended: bool = True
     """False where the last reply runs on without an end."""
+    reaction: str = ""
+    """What the customer writes next; empty where they leave."""
 
 
 class Writer:
     """Writes conversations from one stream of random numbers."""
 
-    def __init__(self, seed: int, mix: str = "base", careless: float = 0.0) -> None:
-        """`careless` is the share of first turns that are reworded at random."""
+    def __init__(self, seed: int, mix: str = "base", careless: float = 0.0, *, every_wording: bool = False) -> None:
+        """`careless` is the share of first turns that are reworded at random; `every_wording` adds held-out ones."""
         self.rng = random.Random(seed)
         self.careless = careless
+        self.every_wording = every_wording
+        self._reacting = random.Random(seed + 1)
         self.mix: Mapping[str, float] = manners().mixes[mix]
         self._intents = list(intents().values())
         self._follow_ups = list(follow_ups().values())
@@ -56,7 +60,8 @@ class Writer:
 
     def conversation(self, intent: Intent, *, heldout: bool = False, system: float = 0.0) -> Conversation:
         """Write one conversation that starts from `intent`."""
-        form = self.rng.choice(intent.heldout if heldout else intent.asks)
+        asks = intent.asks + intent.heldout if self.every_wording else intent.asks
+        form = self.rng.choice(intent.heldout if heldout else asks)
         if self.careless and self.rng.random() < self.careless:
             form = reword(form, intent, self.rng)
         return self.from_form(intent, form, two_turns=self.rng.random() < TWO_TURNS, system=system)
@@ -77,7 +82,13 @@ class Writer:
             manner = self._manner()
             reply, ended = self.reply(second, manner, bound)
             messages.append(Message(role="assistant", content=reply))
-        return Conversation(tuple(messages), intent.name, form, manner, ended)
+        return Conversation(tuple(messages), intent.name, form, manner, ended, self._reaction(manner))
+
+    def _reaction(self, manner: str) -> str:
+        """Write again after a bad reply, mostly; leave after a good one."""
+        again = manners().reactions[manner]
+        # A stream of its own: the conversations stay what they are without reactions.
+        return self._reacting.choice(again.says) if self._reacting.random() < again.share else ""
 
     def reply(self, intent: Intent, manner: str, bound: Mapping[str, str], may_run_on: bool = True) -> tuple[str, bool]:
         """Answer `intent` in a manner; also tell whether the reply comes to an end."""

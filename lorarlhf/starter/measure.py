@@ -78,7 +78,7 @@ class Report(NamedTuple):
     """Mean score of the rater."""
     ended: float
     answered: float
-    """Share of the mannerly replies (all but off topic, wrong, refusing) that hold at least half the facts."""
+    """Share of the polite replies that hold at least half the facts; about one in seven is wrong on purpose."""
     manners: dict[str, float]
 
 

@@ -46,6 +46,15 @@ class Intent:
 
 
 @dataclass(frozen=True)
+class Reaction:
+    """What a customer does after a reply in some manner."""
+
+    share: float
+    """How often they write again."""
+    says: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manners:
     """How people ask and how the desk answers: phrases per manner, tone words, mixes."""
 
@@ -58,6 +67,8 @@ class Manners:
     polite_marks: tuple[str, ...]
     rude_marks: tuple[str, ...]
     mixes: Mapping[str, Mapping[str, float]]
+    reactions: Mapping[str, Reaction]
+    """By manner of the reply."""
 
 
 def _load(name: str) -> Any:
@@ -99,6 +110,7 @@ def manners() -> Manners:
         polite_marks=tuple(raw["polite_marks"]),
         rude_marks=tuple(raw["rude_marks"]),
         mixes=raw["mixes"],
+        reactions={name: Reaction(**_frozen(fields)) for name, fields in raw["reactions"].items()},
     )
 
 

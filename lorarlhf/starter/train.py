@@ -42,6 +42,12 @@ class Phase(NamedTuple):
     """Share of requests that are reworded at random."""
     prompt_weight: float
     """Weight of what customers write in the loss; the model only ever speaks for the desk."""
+    mix: str = "base"
+    """How often the desk answers in which manner."""
+    every_wording: bool = False
+    """Also write requests in the wordings that the stages of alignment never see."""
+    reactions: float = 0.0
+    """Weight of what the customer does next: write again, or leave (the next conversation begins)."""
 
 
 PHASES = (
@@ -49,6 +55,14 @@ PHASES = (
     Phase(steps=1800, peak_rate=3e-3, careless=0.0, prompt_weight=0.2),
     # Then which words of a request matter. Reworded requests are not English to be learned, hence the low weight.
     Phase(steps=900, peak_rate=2e-3, careless=0.85, prompt_weight=0.02),
+    # Last what the pretraining of a large base does: meet every way to ask. Held out is held out from transcripts, votes
+    # and PPO, from everything a person does with this base; a base that misunderstands customers teaches nothing.
+    Phase(steps=600, peak_rate=1.5e-3, careless=0.3, prompt_weight=0.02, mix="late", every_wording=True),
+    # And how customers take an answer: whoever was served badly writes again, and says so. A large base knows from its
+    # texts what people like; without this, nothing in the state after an answer tells a good one from a bad one.
+    Phase(
+        steps=700, peak_rate=1.5e-3, careless=0.3, prompt_weight=0.02, mix="reacted", every_wording=True, reactions=4.0
+    ),
 )
 
 Row = tuple[list[int], list[float]]
@@ -72,7 +86,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation, prompt_weight: float) -> Row:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, conversation: Conversation, prompt_weight: float, reactions: float = 0.0
+) -> Row:
     """Return token ids and, for each, its weight in the loss."""
     ids, weights = [tokenizer.bos_token_id], [0.0]
     last = len(conversation.messages) - 1
@@ -85,15 +101,21 @@ def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation, promp
             content.append(tokenizer.eos_token_id)
         ids += content
         weights += [1.0 if replies else prompt_weight] * len(content)
+    if reactions and conversation.ended:
+        words = tokenizer.encode(conversation.reaction, add_special_tokens=False)
+        next_token = tokenizer.convert_tokens_to_ids("<|user|>") if words else tokenizer.bos_token_id
+        ids += [next_token, *words]
+        weights += [reactions] + [1.0] * len(words)
     return ids, weights
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int, phase: Phase) -> Iterator[list[Row]]:
     """Yield batches without end, each of rows of about the same length."""
-    stream = Writer(seed, careless=phase.careless).conversations(system=SYSTEM_SHARE)
+    writer = Writer(seed, phase.mix, phase.careless, every_wording=phase.every_wording)
+    stream = writer.conversations(system=SYSTEM_SHARE)
     order = random.Random(seed)
     while True:
-        written = (encode(tokenizer, c, phase.prompt_weight) for c in islice(stream, POOL))
+        written = (encode(tokenizer, c, phase.prompt_weight, phase.reactions) for c in islice(stream, POOL))
         rows = sorted(written, key=lambda row: len(row[0]))
         pool: list[list[Row]] = [[]]
         for row in rows:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lorarlhf.errors import RunPaused, TrainingError
+from lorarlhf.hardware import release_memory
 from lorarlhf.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lorarlhf.train.common import prefixed, under
 from lorarlhf.train.team import Team
@@ -32,7 +33,11 @@ class Evaluation(NamedTuple):
 
 
 class StageDone(Exception):  # noqa: N818 - not an error: the stage has reached its end early
-    """Raised by a step that must be the last; its message says why."""
+    """Raised by a step that must be the last; says why, and what the step measured."""
+
+    def __init__(self, why: str, metrics: Metrics) -> None:
+        super().__init__(why)
+        self.metrics = metrics
 
 
 class Stage(Protocol):
@@ -117,7 +122,8 @@ class Loop:
             while self.next_step < self.stage.total:
                 self._one_step()
         except StageDone as done:
-            self.journal.event(self.next_step, str(done))
+            self.journal.metrics(self.next_step + 1, done.metrics)
+            self.journal.event(self.next_step + 1, str(done))
         if self.best.adapter:
             self.stage.load_adapter(self.best.adapter)
             self.journal.event(
@@ -132,9 +138,10 @@ class Loop:
         metrics = self.stage.step(index)
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
             raise TrainingError(
-                f"step {index}: {bad[0]} is {metrics[bad[0]]}; lower learning_rate and resume or restart"
+                f"step {index}: {bad[0]} is {metrics[bad[0]]}; start again with a lower learning_rate"
             )
         metrics["time/step"] = time.perf_counter() - began
+        release_memory()
         self.next_step = index + 1
         self.journal.metrics(self.next_step, metrics)
         last = self.next_step == self.stage.total

@@ -86,7 +86,8 @@ class PPOStage:
         if metrics["objective/kl"] > self.settings.kl_budget:
             raise StageDone(
                 f"stopped at step {index + 1}: KL of {metrics['objective/kl']:.1f} nats an answer passed kl_budget "
-                f"{self.settings.kl_budget:g}; raise kl_coef or lower learning_rate to go further"
+                f"{self.settings.kl_budget:g}; raise kl_coef or lower learning_rate to go further",
+                metrics,
             )
         return metrics
 
