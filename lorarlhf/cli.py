@@ -335,7 +335,9 @@ def export_(adapter: str, dest: str, form: str, force: bool, workspace: str | No
     saved = read_saved(place.adapters_dir / adapter)
     with place.store() as store:
         base = Path(store.get_meta("load", {}).get("base", ""))
-    result = export_peft(saved, Path(dest), overwrite=force, base_folder=base if (base / "config.json").is_file() else None)
+    result = export_peft(
+        saved, Path(dest), overwrite=force, base_folder=base if (base / "config.json").is_file() else None
+    )
     show_json(result) if as_json else click.echo(f"wrote {result['folder']}; its README.md says how to load it")
 
 

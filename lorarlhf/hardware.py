@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import ctypes
+import logging
 import os
 import sys
 from collections.abc import Callable

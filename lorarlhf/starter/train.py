@@ -55,8 +55,8 @@ PHASES = (
     Phase(steps=1800, peak_rate=3e-3, careless=0.0, prompt_weight=0.2),
     # Then which words of a request matter. Reworded requests are not English to be learned, hence the low weight.
     Phase(steps=900, peak_rate=2e-3, careless=0.85, prompt_weight=0.02),
-    # Last what the pretraining of a large base does: meet every way to ask. Held out is held out from transcripts, votes
-    # and PPO, from everything a person does with this base; a base that misunderstands customers teaches nothing.
+    # What the pretraining of a large base does: meet every way to ask. Held out is held out from transcripts, votes and
+    # PPO, from everything a person does with this base; a base that misunderstands customers teaches nothing.
     Phase(steps=600, peak_rate=1.5e-3, careless=0.3, prompt_weight=0.02, mix="late", every_wording=True),
     # And how customers take an answer: whoever was served badly writes again, and says so. A large base knows from its
     # texts what people like; without this, nothing in the state after an answer tells a good one from a bad one.

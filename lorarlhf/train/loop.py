@@ -137,9 +137,7 @@ class Loop:
         index, began = self.next_step, time.perf_counter()
         metrics = self.stage.step(index)
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            raise TrainingError(
-                f"step {index}: {bad[0]} is {metrics[bad[0]]}; start again with a lower learning_rate"
-            )
+            raise TrainingError(f"step {index}: {bad[0]} is {metrics[bad[0]]}; start again with a lower learning_rate")
         metrics["time/step"] = time.perf_counter() - began
         release_memory()
         self.next_step = index + 1
