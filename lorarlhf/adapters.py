@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -113,10 +114,12 @@ class AdapterBank:
         if name in self.names:
             raise AdapterError(f"adapter {name} is already in memory; choose another name")
         try:
-            if self._peft is None:
-                self._peft = PeftModel(self._model, config, adapter_name=name)
-            else:
-                self._peft.add_adapter(name, config)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an older name
+                if self._peft is None:
+                    self._peft = PeftModel(self._model, config, adapter_name=name)
+                else:
+                    self._peft.add_adapter(name, config)
         except ValueError as error:
             if "target modules" not in str(error).lower():
                 raise

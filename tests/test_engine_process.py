@@ -14,7 +14,7 @@ import pytest
 
 from lorarlhf.engine.client import EngineClient, Job
 from lorarlhf.engine.requests import EngineDied, EngineError, JobCancelled, packed, unpacked
-from lorarlhf.engine.server import OWNERS, RunKeeper
+from lorarlhf.engine.server import OWNERS, GrowingTexts, RunKeeper
 from lorarlhf.errors import AdapterError, DataError, RunPaused, StoreError, TrainingError
 from lorarlhf.settings import LoadSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
@@ -137,6 +137,17 @@ def test_answers_grow_and_are_those_of_the_engine_in_process(client, load):
     assert seen[-1] == final
     assert len(set(seen)) > 2
     assert all(whole.startswith(text) for texts in seen for text, whole in zip(texts, final, strict=True))
+
+
+def test_growing_answers_show_no_half_character_and_no_stop_text(monkeypatch):
+    monkeypatch.setattr("lorarlhf.engine.server.STREAM_SECONDS", 0.0)
+    tokenizer, shown = tiny.tokenizer(), []
+    texts = GrowingTexts(tokenizer, ["END"], shown.extend)
+    for token in tokenizer("a数b END", add_special_tokens=False)["input_ids"]:  # a token is a byte
+        texts._due = 0.0
+        texts.add({7: token})
+    assert [text for _, text in shown] == ["a", "a", "a", "a数", "a数b", "a数b", "a数b E", "a数b EN", "a数b"]
+    assert {row for row, _ in shown} == {7}
 
 
 def test_a_mistake_comes_back_as_itself_and_a_bug_as_one_line(client):

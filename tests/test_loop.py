@@ -55,7 +55,7 @@ class Counting:
 
     def step(self, index):
         if index == self.done_at:
-            raise StageDone("far enough")
+            raise StageDone("far enough", {"objective/kl": 99.0})
         self.number += 1
         return {"loss/x": math.nan if index == self.break_at else 1.0 / (index + 1), "other": 1.0}
 
@@ -123,7 +123,8 @@ def test_without_heldout_prompts_the_last_adapter_stays(tmp_path):
 def test_a_stage_may_end_early_in_words(tmp_path):
     loop = loop_of(Counting(qualities=dict.fromkeys(range(7), 0.0) | {2: 1.0}, done_at=3), tmp_path)
     assert loop.run() == {"final": 2.0}
-    assert loop.journal.events[0] == "3: far enough"
+    assert loop.journal.events[0] == "4: far enough"
+    assert loop.journal.numbers[4, "objective/kl"] == 99.0
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def test_a_stage_may_end_early_in_words(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_spoils_no_checkpoint(tmp_path):
     loop = loop_of(Counting(break_at=3), tmp_path, every=1)
-    with pytest.raises(TrainingError, match="step 3: loss/x is nan; lower learning_rate"):
+    with pytest.raises(TrainingError, match="step 3: loss/x is nan; start again with a lower learning_rate"):
         loop.run()
     step, tensors, _ = load_checkpoint(tmp_path)
     assert (step, tensors["stage.number"].item()) == (3, 3.0)

@@ -189,19 +189,22 @@ class Server:
     def do_resume(self, run: str) -> dict[str, Any]:
         from lorarlhf.engine.training import resume
 
-        self.store.run(run)  # raises where there is none
-        self.store.claim(run)
-        self._tell(run=run)
-        return self._drive(lambda **live: resume(self.engine, run, **live))
+        def claimed(**live: Any) -> dict[str, Any]:
+            self.store.run(run)  # raises where there is none
+            self.store.claim(run)
+            self.store.on_run(run)
+            return resume(self.engine, run, **live)
 
-    def _drive(self, run: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        return self._drive(claimed)
+
+    def _drive(self, job: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         def watch(step: int, total: int, metrics: dict[str, float]) -> None:
             self._look()
             self._say(self._job, "progress", {"step": step, "total": total, "metrics": metrics})
 
         self.store.on_run = lambda run: self._say(self._job, "progress", {"run": run})
         try:
-            return run(watch=watch, paused=self._stopping)
+            return job(watch=watch, paused=self._stopping)
         finally:
             self.store.release()
 
@@ -248,14 +251,14 @@ class RunKeeper(Store):
     """The workspace's database; it also knows which process works on a run, so that no dead one seems alive."""
 
     on_run: Callable[[str], Any] = staticmethod(lambda run: None)
-    """Told which run has begun."""
+    """Told which run this process works on."""
 
     def start_run(self, *args: Any, **kwargs: Any) -> str:
         """Record a run that starts now in this process; return its id."""
         with self.transaction():
             run = super().start_run(*args, **kwargs)
             self.claim(run)
-        self.on_run(run)
+        self.on_run(run)  # after the commit: whoever hears of it may look it up
         return run
 
     def claim(self, run: str) -> None:

@@ -122,8 +122,9 @@ class Loop:
             while self.next_step < self.stage.total:
                 self._one_step()
         except StageDone as done:
-            self.journal.metrics(self.next_step + 1, done.metrics)
-            self.journal.event(self.next_step + 1, str(done))
+            self.next_step += 1
+            self.journal.metrics(self.next_step, done.metrics)
+            self.journal.event(self.next_step, str(done))
         if self.best.adapter:
             self.stage.load_adapter(self.best.adapter)
             self.journal.event(

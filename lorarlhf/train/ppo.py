@@ -55,7 +55,7 @@ class PPOStage:
         heldout: Sequence[list[int]] = (),
         on_samples: OnSamples = lambda step, rollout: None,
     ) -> None:
-        """Prepare PPO on token prompts; `heldout` ones choose the best policy."""
+        """Prepare PPO on token prompts; `heldout` ones (else the first of the others) choose the best policy."""
         if not prompts:
             raise TrainingError("no prompts to practise on; import some with `lorarlhf import FILE --as prompts`")
         self.studio, self.roles, self.settings, self.scorer = studio, roles, settings, scorer
@@ -215,10 +215,8 @@ class PPOStage:
         if self.settings.ppo_epochs * self.settings.mini_batches == 1 and abs(ratio - 1) > START_RATIO:
             raise TrainingError(f"the probability ratio starts at {ratio:.3f}, not 1; use --compute fp32")
 
-    def evaluate(self) -> Evaluation | None:
+    def evaluate(self) -> Evaluation:
         """Draw answers to held-out prompts; the quality is the mean score less the price of its KL."""
-        if not self.heldout:
-            return None
         rollout = roll_out(
             self.studio, self.roles, self.scorer, self.heldout, self._sampling(0), self.settings.micro_batch_tokens
         )
@@ -231,8 +229,7 @@ class PPOStage:
 
     def finish(self) -> Metrics:
         """Measure the chosen policy once more."""
-        evaluation = self.evaluate()
-        return evaluation.metrics if evaluation else {}
+        return self.evaluate().metrics
 
     # -- for the loop -----------------------------------------------------------------------------------------
 
