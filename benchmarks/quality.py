@@ -72,7 +72,10 @@ def main() -> None:
     parser.add_argument("--votes", type=int, default=400)
     parser.add_argument("--noise", type=float, default=0.1)
     args = parser.parse_args()
-    runs = [one_seed(seed, args.votes, args.noise) for seed in range(args.seeds)]
+    runs = []
+    for seed in range(args.seeds):
+        runs.append(one_seed(seed, args.votes, args.noise))
+        print(json.dumps(runs[-1]), file=sys.stderr)  # half an hour is long to wait for the first number
     accuracies, wins = [r["reward"]["accuracy"] for r in runs], [r["win_rate"] for r in runs]
     holds = {
         "reward_accuracy_each": min(accuracies) >= ASKED["reward_accuracy_each"],
