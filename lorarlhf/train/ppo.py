@@ -59,11 +59,9 @@ class PPOStage:
         if not prompts:
             raise TrainingError("no prompts to practise on; import some with `lorarlhf import FILE --as prompts`")
         self.studio, self.roles, self.settings, self.scorer = studio, roles, settings, scorer
-        self.prompts, self.heldout, self.on_samples = (
-            list(prompts),
-            list(heldout)[: settings.eval_prompts],
-            on_samples,
-        )
+        self.prompts, self.on_samples = list(prompts), on_samples
+        # Without held-out prompts the training ones must choose: a policy past the KL budget is never to be kept.
+        self.heldout = list(heldout or prompts)[: settings.eval_prompts]
         self.total, self.eval_every, self.trained = settings.steps, settings.eval_every, roles.policy
         self.kl_control = _controller(settings)
         groups = [
