@@ -70,13 +70,18 @@ def open_workspace(path: str | None) -> Workspace:
     return Workspace(path).open()
 
 
+def load_for(place: Workspace, options: dict[str, Any], preset: dict[str, Any]) -> LoadSettings:
+    """Choose the base: the one asked for, else the workspace's, else the starter."""
+    with place.store() as store:
+        remembered = store.get_meta("load", {})
+    return chosen(LoadSettings, options, {"load": {**remembered, **preset.get("load", {})}}, "load")
+
+
 @contextmanager
 def engine_for(workspace: str | None, options: dict[str, Any], preset: dict[str, Any]) -> Iterator[Engine]:
     """Start the engine in this process, on the base asked for, else the workspace's, else the starter."""
     place = open_workspace(workspace)
-    with place.store() as store:
-        remembered = store.get_meta("load", {})
-    load = chosen(LoadSettings, options, {"load": {**remembered, **preset.get("load", {})}}, "load")
+    load = load_for(place, options, preset)
     from lorarlhf.engine.core import Engine
 
     with loading_line() as progress:
@@ -88,14 +93,55 @@ def engine_for(workspace: str | None, options: dict[str, Any], preset: dict[str,
     engine.store.close()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="lorarlhf")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Align a language model by hand on one GPU, or on none.
 
     Rate answers, train LoRA adapters on one frozen 4-bit base (SFT, reward model, PPO), export them.
-    `lorarlhf demo` shows the whole loop in a few minutes.
+    Without a command it opens the app; `lorarlhf demo` shows the whole loop in a few minutes.
     """
+    if context.invoked_subcommand is None:
+        context.invoke(ui)
+
+
+@cli.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than this need --auth."
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on. [default: 7860 or the next free one]")
+@click.option("--auth", metavar="USER:PASS", help="Ask for this name and password.")
+@click.option("--no-browser", is_flag=True, help="Do not open the page in a browser.")
+@with_model()
+def ui(
+    workspace: str | None,
+    preset: Any,
+    as_json: bool,
+    host: str,
+    port: int | None,
+    auth: str | None,
+    no_browser: bool,
+    **options: Any,
+) -> None:
+    """Open the app: rate, train, compare and export in a browser."""
+    user, colon, password = (auth or "").partition(":")
+    if auth is not None and not (user and colon and password):
+        raise click.UsageError("--auth wants a name and a password: --auth USER:PASS")
+    from lorarlhf.ui.launch import serve
+
+    place = open_workspace(workspace)
+    serve(
+        place,
+        load_for(place, options, preset),
+        host=host,
+        port=port,
+        auth=(user, password) if auth else None,
+        browser=not no_browser,
+        say=show_json if as_json else say,
+    )
 
 
 # -- data -----------------------------------------------------------------------------------------------------

@@ -138,6 +138,11 @@ class EngineClient:
         return self._ended is None
 
     @property
+    def why_ended(self) -> str:
+        """Say why the engine takes no jobs and what to do; empty while it does."""
+        return str(self._ended or "")
+
+    @property
     def pid(self) -> int | None:
         """The process of the engine, None where there is none."""
         return self._process.pid if self._process and self.alive else None

@@ -1,0 +1,119 @@
+"""Drive the shipped app: the real command in its own process, a real Chromium in front of it.
+
+    with App(folder) as app, app.page() as page: ...
+
+A page fails its test when it logs an error, or asks any other host for anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from playwright.sync_api import Page, sync_playwright
+
+PATIENCE = 180.0
+"""Seconds; two processes import torch and Gradio on a machine that may be busy."""
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
+
+
+class App:
+    """The app as a person starts it, on a workspace of its own."""
+
+    def __init__(self, workspace: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        self.workspace, self.options, self.env = workspace, options, env or {}
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> App:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def start(self) -> App:
+        """Start the command and wait until the page is served."""
+        self.began = time.monotonic()
+        command = [sys.executable, "-m", "lorarlhf.cli", "ui", "--no-browser", "--port", str(self.port)]
+        self.log = self.workspace.parent / f"{self.workspace.name}-app.log"
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [*command, "--workspace", str(self.workspace), *self.options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.env},
+            )
+        while not self.served():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() - self.began < PATIENCE, self.log.read_text()
+            time.sleep(0.05)
+        return self
+
+    def served(self) -> bool:
+        """Tell whether the address it prints answers."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0 and " is at http" in self.log.read_text()
+
+    def engine(self) -> psutil.Process:
+        """Find the engine's process."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next(p for p in children if "lorarlhf.engine.server" in " ".join(p.cmdline()))
+
+    def end(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End the app as Ctrl-C does, or otherwise, and wait for it."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            self.process.wait(PATIENCE)
+
+    @contextmanager
+    def page(self, *, wide: int = 1280, high: int = 800, theme: str = "light", **context: Any) -> Iterator[Page]:
+        """Open a page in a fresh browser and check that it behaved when the block ends."""
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+            )
+            page = browser.new_page(viewport={"width": wide, "height": high}, **context)
+            page.set_default_timeout(30_000)
+            problems: list[str] = []
+            page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+            page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+            page.on("request", lambda r: problems.append(f"asked {r.url}") if self.foreign(r.url) else None)
+            page.goto(f"{self.url}/?__theme={theme}")
+            page.wait_for_selector("#status")
+            try:
+                yield page
+            finally:
+                browser.close()
+        assert not problems, problems
+
+    def foreign(self, url: str) -> bool:
+        """Tell whether a request leaves the app."""
+        return not url.startswith((self.url, "data:", "blob:", "about:"))
+
+
+def ready(page: Page) -> None:
+    """Wait until the base answers."""
+    page.wait_for_selector("#status .ready, #status .working", timeout=PATIENCE * 1000)
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Go to a tab by its name."""
+    page.get_by_role("tab", name=re.compile(f"^{name}")).click()
+
+
+def free_port() -> int:
+    """Find a port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

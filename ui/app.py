@@ -1,0 +1,97 @@
+"""The page: a line about the engine on top, and a tab for each thing a person does."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.tabs import compare, data, models, rate, train
+
+ASSETS = Path(__file__).parent / "assets"
+
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+CODE_FONT = ["ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace"]
+
+LOOKS: dict[str, Any] = {
+    # System fonts: the app works, and looks the same, without a network.
+    "theme": gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=FONT, font_mono=CODE_FONT),
+    "css_paths": [ASSETS / "app.css"],
+    "head": '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    "favicon_path": ASSETS / "icon.png",
+}
+
+TABS = (("Rate", rate), ("Train", train), ("Compare", compare), ("Data", data), ("Base and adapters", models))
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """Put the page together."""
+    with gr.Blocks(title="lorarlhf", analytics_enabled=False, fill_width=True) as page:
+        _header(desk)
+        with gr.Tabs(elem_id="tabs"):
+            for name, tab in TABS:
+                with gr.Tab(name, id=name.lower().split()[0]) as shown:
+                    tab.build(desk, shown)
+    return page
+
+
+# -- the header -----------------------------------------------------------------------------------------------
+
+
+def _header(desk: Desk) -> None:
+    """One line that always says what the engine is at, and what happened to it."""
+    with gr.Row(elem_id="header", equal_height=True):
+        line = gr.HTML(lambda: status_html(desk), elem_id="status", scale=1)
+        cancel = gr.Button("Cancel loading", visible=False, size="sm", min_width=120, scale=0, elem_id="cancel-loading")
+        revive = gr.Button("Start the engine", visible=False, size="sm", min_width=120, scale=0, elem_id="revive")
+    with gr.Row(visible=False, elem_id="notice") as row:
+        text = gr.HTML(elem_id="notice-text", scale=1)
+        resume = gr.Button("Resume the run", visible=False, size="sm", min_width=120, scale=0, variant="primary")
+        dismiss = gr.Button("Dismiss", size="sm", min_width=90, scale=0)
+    seen = gr.State("")
+    outputs = [seen, line, cancel, revive, row, text, resume]
+
+    def look(seen: str) -> Any:
+        """Say how things stand, or nothing where nothing changed: an idle page causes no traffic to draw."""
+        status, notice = desk.status(), desk.notices[-1] if desk.notices else None
+        now = f"{status}{notice}{desk.load_settings}{len(desk.notices)}"
+        if now == seen:
+            return [gr.skip()] * len(outputs)
+        return [
+            now,
+            status_html(desk),
+            gr.update(visible=status.state == "loading"),
+            gr.update(visible=status.state == "down"),
+            gr.update(visible=notice is not None),
+            f"<p role='status'>{html.escape(notice.text)}</p>" if notice else "",
+            gr.update(visible=bool(notice and notice.run)),
+        ]
+
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    gr.Timer(1.0).tick(look, seen, outputs, **quiet)
+    cancel.click(lambda: desk.cancel_loading(), **quiet)
+    revive.click(lambda: desk.revive(), **quiet)
+
+    def forget(*, go_on: bool) -> None:
+        notice = desk.notices.pop()
+        if go_on:
+            desk.resume(notice.run)
+
+    dismiss.click(lambda: forget(go_on=False), **quiet).then(look, seen, outputs, **quiet)
+    resume.click(lambda: forget(go_on=True), **quiet).then(look, seen, outputs, **quiet)
+
+
+def status_html(desk: Desk) -> str:
+    """Write the line about the engine."""
+    status, load = desk.status(), desk.load_settings
+    base = html.escape(Path(load.base).name or load.base)
+    where = f"{base} · {load.bits} bit"
+    if device := desk.memory.get("device"):
+        where += f" on {html.escape(str(device))}"
+    bar = f"<progress max='1' value='{status.share:.3f}'></progress>" if status.share is not None else ""
+    return (
+        f"<div class='engine {status.state}'><span class='dot' aria-hidden='true'></span>"
+        f"<b>{where}</b><span class='what'>{html.escape(status.text)}</span>{bar}</div>"
+    )

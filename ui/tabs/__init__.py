@@ -1,0 +1,1 @@
+"""One file and one builder per tab; handlers are functions of rows and events."""
