@@ -135,6 +135,8 @@ class _Decoder:
         stops: tuple[str, ...],
     ) -> None:
         self.base, self.settings, self.stops = base, settings, stops
+        # A few more than the longest stop text has bytes: special tokens write nothing, and a first blank may vanish.
+        self.tail = 8 + max((len(stop.encode()) for stop in stops), default=0)
         self.uniforms_BR = uniforms_BR.to(_wide(base.device)).to(base.device)
         width = max(len(ids) for ids in prompts)
         padded = [[base.pad_id] * (width - len(ids)) + ids for ids in prompts]
@@ -191,7 +193,8 @@ class _Decoder:
     def _ended(self, row: int) -> bool:
         stopped = self.drawn[row][-1] in self.base.eos_ids
         if not stopped and self.stops:
-            text = self.base.tokenizer.decode(self.drawn[row], skip_special_tokens=True)
+            # A stop text that this token completes lies within the newest tokens: each writes a byte at least.
+            text = self.base.tokenizer.decode(self.drawn[row][-self.tail :], skip_special_tokens=True)
             stopped = any(stop in text for stop in self.stops)
         if stopped:
             self.finished[row] = self._completion(row, ended=True)

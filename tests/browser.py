@@ -25,7 +25,8 @@ from playwright.sync_api import Page, sync_playwright
 
 PATIENCE = 180.0
 """Seconds; two processes import torch and Gradio on a machine that may be busy."""
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), "")
 
 
 class App:

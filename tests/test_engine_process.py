@@ -14,9 +14,10 @@ import pytest
 
 from lorarlhf.engine.client import EngineClient, Job
 from lorarlhf.engine.requests import EngineDied, EngineError, JobCancelled, packed, unpacked
-from lorarlhf.engine.server import OWNERS, GrowingTexts, RunKeeper
+from lorarlhf.engine.server import GrowingTexts
 from lorarlhf.errors import AdapterError, DataError, RunPaused, StoreError, TrainingError
 from lorarlhf.settings import LoadSettings, RewardSettings, SamplingSettings, SFTSettings
+from lorarlhf.store.owners import OWNERS
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.workspace import Workspace
 from tests import tiny
@@ -246,23 +247,33 @@ def test_a_killed_run_is_interrupted_and_resumes_to_its_end(client, store):
 
 
 def test_only_runs_whose_process_is_gone_count_as_interrupted(tmp_path):
-    with RunKeeper(fill(Workspace(tmp_path)).db) as store:
-        mine, silent, theirs, fresh = (store.start_run("sft", "a", "b", {}, {}) for _ in range(4))
+    with fill(Workspace(tmp_path)).store() as store:
+        mine, gone, theirs, nobodys = (store.start_run("sft", "a", "b", {}, {}) for _ in range(4))
         parent, born = os.getppid(), psutil.Process(os.getppid()).create_time()
         owners = store.get_meta(OWNERS)
-        # The number of the process that had `silent` now belongs to another one.
-        store.set_meta(OWNERS, {mine: owners[mine], silent: [parent, born - 60], theirs: [parent, born]})
+        # The number of the process that had `gone` now belongs to another one.
+        store.set_meta(OWNERS, {mine: owners[mine], gone: [parent, born - 60], theirs: [parent, born]})
         store.mark_interrupted()
-        assert [row.status for row in store.runs()] == ["running", "interrupted", "running", "running"]
-        with pytest.raises(TrainingError, match=f"run {theirs} is at work in another process"):
+        found = {row.id: row.status for row in store.runs()}
+        assert found == {mine: "running", gone: "interrupted", theirs: "running", nobodys: "interrupted"}
+        with pytest.raises(StoreError, match=f"run {theirs} is at work in another process"):
             store.claim(theirs)
-        store.set_status(silent, "running")  # by a terminal
-        with store.transaction() as db:
-            db.execute("UPDATE runs SET updated = '2026-01-01T00:00:00.000000Z' WHERE id = ?", (fresh,))
-        store.mark_interrupted()
-        assert [row.status for row in store.runs()] == ["running", "running", "running", "interrupted"]
-        store.release()
+        store.claim(mine)
+        for run in (mine, theirs):
+            store.release(run)
         assert store.get_meta(OWNERS).keys() == {theirs}
+
+
+def test_two_processes_cannot_work_on_one_run(client, store):
+    job = client.train("sft", SFT.model_copy(update={"epochs": 1000}), "contended")
+    until(job, lambda now: now.step >= 1)
+    command = [sys.executable, "-m", "lorarlhf.cli", "resume", job.progress.run, "--workspace", client.workspace.path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, "at work in another process" in done.stderr) == (1, True), done.stderr
+    job.stop()
+    with pytest.raises(RunPaused):
+        job.result(PATIENCE)
+    assert store.run(job.progress.run).status == "paused"
 
 
 def test_stopping_saves_the_run_at_work_and_ends_what_waits(client, store):

@@ -16,12 +16,10 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
-
-import psutil
 
 from lorarlhf.data.chat import clean, stop_texts
 from lorarlhf.engine.requests import (
@@ -36,10 +34,9 @@ from lorarlhf.engine.requests import (
     receive,
     send,
 )
-from lorarlhf.errors import LoraRlhfError, TrainingError
+from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import read_saved
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings
-from lorarlhf.store import Store
 from lorarlhf.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -47,9 +44,6 @@ if TYPE_CHECKING:
 
 STREAM_SECONDS = 0.05
 """Growing answers are shown this often; less often where that would take more than a twentieth of the time."""
-SILENT = timedelta(hours=1)
-"""A running run of the command line that wrote nothing for this long has no engine any more."""
-OWNERS = "run owners"
 
 
 def main() -> None:
@@ -58,9 +52,9 @@ def main() -> None:
     inbox, outbox = _private_pipes()
     try:
         workspace = Workspace(sys.argv[1]).open()
-        with RunKeeper(workspace.db) as store:
+        with workspace.store() as store:
             store.mark_interrupted()
-            Server(workspace, LoadSettings.model_validate_json(sys.argv[2]), store, inbox, outbox).serve()
+        Server(workspace, LoadSettings.model_validate_json(sys.argv[2]), inbox, outbox).serve()
     except LoraRlhfError as error:
         send(outbox, Report(EVERYTHING, "failed", packed(error)))
         sys.exit(1)
@@ -80,10 +74,8 @@ class Server:
 
     engine: Engine
 
-    def __init__(
-        self, workspace: Workspace, load: LoadSettings, store: RunKeeper, inbox: BinaryIO, outbox: BinaryIO
-    ) -> None:
-        self.workspace, self.load_settings, self.store = workspace, load, store
+    def __init__(self, workspace: Workspace, load: LoadSettings, inbox: BinaryIO, outbox: BinaryIO) -> None:
+        self.workspace, self.load_settings = workspace, load
         self._inbox, self._outbox, self._writing = inbox, outbox, threading.Lock()
         self._waiting: SimpleQueue[Request | None] = SimpleQueue()
         self._stopped: set[int] = set()
@@ -99,7 +91,6 @@ class Server:
         from lorarlhf.engine.core import Engine
 
         self.engine = Engine(self.workspace, self.load_settings, lambda text, share: self._tell(text=text, share=share))
-        self.engine.store = self.store
         while request := self._waiting.get():
             self._job = request.job
             kind, value = self._outcome(request)
@@ -189,24 +180,21 @@ class Server:
     def do_resume(self, run: str) -> dict[str, Any]:
         from lorarlhf.engine.training import resume
 
-        def claimed(**live: Any) -> dict[str, Any]:
-            self.store.run(run)  # raises where there is none
-            self.store.claim(run)
-            self.store.on_run(run)
+        def go_on(on_run: Callable[[str], None], **live: Any) -> dict[str, Any]:
+            on_run(run)
             return resume(self.engine, run, **live)
 
-        return self._drive(claimed)
+        return self._drive(go_on)
 
     def _drive(self, job: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         def watch(step: int, total: int, metrics: dict[str, float]) -> None:
             self._look()
             self._say(self._job, "progress", {"step": step, "total": total, "metrics": metrics})
 
-        self.store.on_run = lambda run: self._say(self._job, "progress", {"run": run})
-        try:
-            return job(watch=watch, paused=self._stopping)
-        finally:
-            self.store.release()
+        def on_run(run: str) -> None:
+            self._say(self._job, "progress", {"run": run})
+
+        return job(watch=watch, paused=self._stopping, on_run=on_run)
 
     def do_score(self, adapter: str, answers: list[Any]) -> list[float]:
         return self.engine.score(adapter, [(tuple(prompt), response) for prompt, response in answers])
@@ -245,54 +233,3 @@ class GrowingTexts:
     def _text(self, row: int) -> str:
         text = self._tokenizer.decode(self._drawn[row], skip_special_tokens=True)
         return clean(str(text).rstrip("\ufffd"), self._stops)
-
-
-class RunKeeper(Store):
-    """The workspace's database; it also knows which process works on a run, so that no dead one seems alive."""
-
-    on_run: Callable[[str], Any] = staticmethod(lambda run: None)
-    """Told which run this process works on."""
-
-    def start_run(self, *args: Any, **kwargs: Any) -> str:
-        """Record a run that starts now in this process; return its id."""
-        with self.transaction():
-            run = super().start_run(*args, **kwargs)
-            self.claim(run)
-        self.on_run(run)  # after the commit: whoever hears of it may look it up
-        return run
-
-    def claim(self, run: str) -> None:
-        """Make a run this process's; raise `TrainingError` while another one works on it."""
-        with self.transaction():
-            owners = self.get_meta(OWNERS, {})
-            if run in owners and _lives(owners[run]):
-                raise TrainingError(f"run {run} is at work in another process (pid {owners[run][0]}); pause it there")
-            me = psutil.Process()
-            self.set_meta(OWNERS, {**owners, run: [me.pid, me.create_time()]})
-
-    def release(self) -> None:
-        """Give up the runs of this process."""
-        with self.transaction():
-            owners = self.get_meta(OWNERS, {})
-            self.set_meta(OWNERS, {run: owner for run, owner in owners.items() if owner[0] != os.getpid()})
-
-    def mark_interrupted(self) -> None:
-        """Mark the running runs whose process is gone."""
-        silent = (datetime.now(timezone.utc) - SILENT).isoformat()
-        with self.transaction():
-            owners = self.get_meta(OWNERS, {})
-            living = {run: owner for run, owner in owners.items() if _lives(owner)}
-            self.set_meta(OWNERS, living)
-            for row in self.runs():
-                gone = row.id not in living and (row.id in owners or row.updated < silent)
-                if row.status == "running" and gone:
-                    self.finish_run(row.id, "interrupted", {}, "its engine ended without warning")
-
-
-def _lives(owner: list[Any]) -> bool:
-    """Tell whether a process is still the one that was noted: numbers of processes are used again."""
-    try:
-        process = psutil.Process(owner[0])
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - owner[1]) < 5
-    except psutil.Error:
-        return False

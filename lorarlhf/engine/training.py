@@ -19,6 +19,7 @@ from lorarlhf.settings import STAGES, OptimSettings, Settings
 from lorarlhf.train.loop import Loop, Metrics, Stage
 
 Paused = Callable[[], bool]
+OnRun = Callable[[str], object]
 
 PARENTS: dict[str, dict[str, str]] = {
     "sft": {"parent": ""},
@@ -55,10 +56,12 @@ def train(
     name: str = "",
     watch: Watch | None = None,
     paused: Paused = lambda: False,
+    on_run: OnRun = lambda run: None,
 ) -> dict[str, Any]:
     """Run one stage on what the workspace holds → {"run", "adapter", "metrics"}.
 
-    Raises `RunPaused` (after saving) when `paused` says so, other `LoraRlhfError`s with the reason.
+    `on_run` is told the run's id as soon as its row is there. Raises `RunPaused` (after saving) when `paused` says
+    so, other `LoraRlhfError`s with the reason.
     """
     request = _request(engine, stage, settings, name)
     team = engine.studio.team
@@ -70,6 +73,7 @@ def train(
             parents["load"] = engine.load_settings.model_dump(mode="json")
             base = str(engine.base.identity["name"])
             run = engine.store.start_run(stage, request.adapter, base, settings.model_dump(mode="json"), parents)
+            on_run(run)
         return _drive(engine, team.broadcast(run), request, built, watch, paused)
 
 
@@ -85,6 +89,8 @@ def resume(engine: Engine, run: str, watch: Watch | None = None, paused: Paused 
     request = Request(row.stage, settings, row.adapter, row.parents["adapters"], row.parents["data"])
     with engine.cleared():
         built = build_stage(engine, request.stage, request.settings, request.parents, request.data)
+        if engine.studio.team.is_main:
+            engine.store.claim(run)
         return _drive(engine, run, request, built, watch, paused, resuming=True)
 
 
@@ -148,6 +154,9 @@ def _drive(
         if team.is_main:
             engine.store.finish_run(run, "interrupted", {}, f"{type(error).__name__}: {error}")
         raise
+    finally:
+        if team.is_main:
+            engine.store.release(run)
     return {"run": run, "adapter": request.adapter, "metrics": metrics}
 
 

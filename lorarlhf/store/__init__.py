@@ -1,11 +1,12 @@
 """What happened, as rows: votes, runs, metrics, samples. Knows SQLite and nothing of models."""
 
 from lorarlhf.store.codec import KINDS, Vote, fingerprint, kind_of, prompt_of
-from lorarlhf.store.runs import Event, RunRow, Runs
-from lorarlhf.store.votes import Row, Votes
+from lorarlhf.store.owners import OwnedRuns
+from lorarlhf.store.runs import Event, RunRow
+from lorarlhf.store.votes import Row
 
 
-class Store(Votes, Runs):
+class Store(OwnedRuns):
     """The workspace's database: everything people said and the engine did."""
 
 
