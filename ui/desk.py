@@ -277,7 +277,8 @@ class Desk:
         self._deaths = [*(then for then in self._deaths if now - then < DEATH_SECONDS), now]
         again = len(self._deaths) < MOST_DEATHS
         then = "It was started again." if again else "It died again and again, so it was not started any more."
-        self.notices.append(Notice(f"{self.engine.why_ended}. {then}", run if resumable else ""))
+        why = self.engine.why_ended
+        self.notices.append(Notice(f"{why[:1].upper()}{why[1:]}. {then}", run if resumable else ""))
         if again:
             self._restart()
 

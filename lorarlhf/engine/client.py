@@ -43,6 +43,7 @@ from lorarlhf.workspace import Workspace
 
 # The child finds the modules this process found: never one that happens to lie in the current folder.
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from lorarlhf.engine.server import main; main()"
+RESTART = "; restart it"
 LOG_BYTES = 2**20
 """A longer log is begun anew when an engine starts."""
 
@@ -139,8 +140,8 @@ class EngineClient:
 
     @property
     def why_ended(self) -> str:
-        """Say why the engine takes no jobs and what to do; empty while it does."""
-        return str(self._ended or "")
+        """Say what became of the engine; empty while it takes jobs."""
+        return str(self._ended or "").removesuffix(RESTART)
 
     @property
     def pid(self) -> int | None:
@@ -288,4 +289,4 @@ class EngineClient:
             how = "was killed (SIGKILL), which most often means that memory ran out"
         else:
             how = (f"was ended by {name}" if name else f"ended with exit status {code}") + where
-        return EngineDied(f"the engine {how}; restart it" + (f", then resume run {run}" if run else ""))
+        return EngineDied(f"the engine {how}{RESTART}" + (f", then resume run {run}" if run else ""))
