@@ -23,7 +23,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -264,16 +264,11 @@ class AdapterBank:
 
 def _read_weights(saved: SavedAdapter) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for part, file, prefix in (("adapter", WEIGHTS, ""), ("head", HEAD, "head.")):
-        path, expected = saved.path / file, saved.card["hashes"].get(part)
-        if expected is None:
-            continue
-        if not path.is_file():
-            raise AdapterError(f"adapter {saved.path.name}: {path} is missing; restore it from a copy")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise AdapterError(f"adapter {saved.path.name}: {path} is not the file its card describes; restore it")
-        try:
-            tensors |= {prefix + key: value for key, value in load_file(path).items()}
-        except SafetensorError:
-            raise AdapterError(f"adapter {saved.path.name}: {path} is damaged; restore it from a copy") from None
+    for part, prefix in (("adapter", ""), ("head", "head.")):
+        if part in saved.card["hashes"]:
+            try:
+                found = from_bytes(saved.content(part))
+            except SafetensorError:
+                raise AdapterError(f"adapter {saved.name}: its {part} is damaged; restore it from a copy") from None
+            tensors |= {prefix + key: value for key, value in found.items()}
     return tensors

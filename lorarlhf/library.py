@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,17 @@ class SavedAdapter:
     def has_head(self) -> bool:
         """Tell whether a scalar head belongs to the adapter."""
         return "head" in self.card["hashes"]
+
+    def content(self, part: str) -> bytes:
+        """Read the `adapter` or its `head`; raise `AdapterError` unless it is the file the card describes."""
+        path = self.path / {"adapter": WEIGHTS, "head": HEAD}[part]
+        try:
+            content = path.read_bytes()
+        except OSError:
+            raise AdapterError(f"adapter {self.name}: {path} is missing; restore it from a copy") from None
+        if hashlib.sha256(content).hexdigest() != self.card["hashes"][part]:
+            raise AdapterError(f"adapter {self.name}: {path} is not the file its card describes; restore it")
+        return content
 
     @property
     def hash(self) -> str:
@@ -82,7 +97,46 @@ def check_new_name(adapters_dir: Path, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name == BARE:
         raise AdapterError(f"adapter name {name!r}: use letters, digits, '.', '_' and '-', and not '{BARE}'")
     if (adapters_dir / name).exists():
-        raise AdapterError(f"adapter {name} exists already; choose another --name")
+        raise AdapterError(f"adapter {name} exists already; choose another name")
+
+
+def rename_saved(adapters_dir: Path, name: str, new: str) -> SavedAdapter:
+    """Give an adapter another name; raise `AdapterError` where that cannot be, and change nothing.
+
+    Cards of other adapters go on naming their parents as they were called then; the hash beside it still finds them.
+    """
+    saved = _own(adapters_dir, name)
+    check_new_name(adapters_dir, new)
+    card = {**saved.card, "name": new}
+    aside = saved.path / f".{CARD}.new"
+    try:
+        aside.write_text(json.dumps(card, indent=2) + "\n")
+        # The folder's name counts. Should power fail in between, only the card's copy of it is ahead.
+        os.replace(aside, saved.path / CARD)
+        saved.path.rename(adapters_dir / new)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise AdapterError(f"adapter {name} cannot be renamed: {error.strerror or error}") from None
+    return SavedAdapter(adapters_dir / new, card)
+
+
+def delete_saved(adapters_dir: Path, name: str) -> None:
+    """Delete an adapter for good, whole or not at all; raise `AdapterError` where there is none of that name."""
+    saved = _own(adapters_dir, name)
+    try:
+        # Renamed aside first: a deletion cut short leaves no torn adapter, only a hidden folder nobody lists.
+        aside = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=adapters_dir))
+        saved.path.rename(aside / name)
+    except OSError as error:
+        raise AdapterError(f"adapter {name} cannot be deleted: {error.strerror or error}") from None
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _own(adapters_dir: Path, name: str) -> SavedAdapter:
+    """Read an adapter that is to be changed: one of this very folder, never what a path leads to."""
+    if not name or Path(name).name != name:
+        raise AdapterError(f"{name!r} is no adapter's name")
+    return read_saved(adapters_dir / name)
 
 
 def free_name(adapters_dir: Path, stage: str) -> str:

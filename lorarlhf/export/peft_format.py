@@ -17,7 +17,7 @@ from lorarlhf.errors import AdapterError, StoreError
 from lorarlhf.export.origin import Origin, check_classifier, kept_16bit, origin_of
 from lorarlhf.export.readme import Export, write_readme
 from lorarlhf.files import whole_folder
-from lorarlhf.library import CARD, HEAD, WEIGHTS, SavedAdapter
+from lorarlhf.library import CARD, WEIGHTS, SavedAdapter
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
@@ -34,7 +34,7 @@ def export_peft(
     """
     dest = dest.expanduser().absolute()
     _check_dest(saved, dest, overwrite)
-    weights = _checked(saved, "adapter", WEIGHTS)
+    weights = saved.content("adapter")
     config = _config(saved)
     origin = origin_of(saved, base_folder)
     offset = None
@@ -71,18 +71,6 @@ def _check_dest(saved: SavedAdapter, dest: Path, overwrite: bool) -> None:
         raise StoreError(f"{dest} is not an earlier export, so it is not overwritten; choose another folder")
 
 
-def _checked(saved: SavedAdapter, part: str, file: str) -> bytes:
-    """Read one of the adapter's files; raise `AdapterError` unless it is the one its card describes."""
-    path = saved.path / file
-    try:
-        content = path.read_bytes()
-    except OSError:
-        raise AdapterError(f"adapter {saved.name}: {path} is missing; restore it from a copy") from None
-    if hashlib.sha256(content).hexdigest() != saved.card["hashes"][part]:
-        raise AdapterError(f"adapter {saved.name}: {path} is not the file its card describes; restore it")
-    return content
-
-
 def _config(saved: SavedAdapter) -> dict[str, Any]:
     path = saved.path / CONFIG
     try:
@@ -98,7 +86,7 @@ def _with_score(saved: SavedAdapter, weights: bytes, origin: Origin) -> tuple[by
     """Put the head where PEFT keeps a classifier's → the new file, and the bias that finds no place in it."""
     from safetensors.torch import load, save
 
-    tensors, head = load(weights), load(_checked(saved, "head", HEAD))
+    tensors, head = load(weights), load(saved.content("head"))
     layers = {re.sub(r"\.lora_\w+(\.weight)?$", "", key.removeprefix(PREFIX)) for key in tensors}
     check_classifier(origin, layers, saved.name)
     tensors[f"{PREFIX}score.weight"] = head["weight"]
