@@ -51,9 +51,11 @@ def _section(path: Path, node: yaml.Node | None, section: str, values: dict[str,
         near = difflib.get_close_matches(section, SECTIONS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SECTIONS)}"
         raise SettingsError(f"{path}:{_line(node, section)}: unknown section {section}; {hint}")
-    for key, value in values.items():
-        SECTIONS[section].parse({key: value}, f"{path}:{_line(node, section, key)}")
-    return SECTIONS[section].parse(values, str(path)).model_dump(include=set(values))
+
+    def place(knob: str) -> str:
+        return f"{path}:{_line(node, section, *([knob] if knob else []))}"
+
+    return SECTIONS[section].parse(values, place).model_dump(include=set(values))
 
 
 def _line(node: Any, *keys: str) -> int:

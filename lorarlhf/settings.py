@@ -8,6 +8,7 @@ declarations. Settings are flat (a name means one thing), frozen, and validated 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -28,12 +29,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def parse(cls: type[S], values: dict[str, Any], where: str = "settings") -> S:
-        """Validate `values`; raise `SettingsError` naming the first bad knob, with the nearest spelling."""
+    def parse(cls: type[S], values: dict[str, Any], where: str | Callable[[str], str] = "settings") -> S:
+        """Validate `values`; raise `SettingsError` naming the first bad knob, with the nearest spelling.
+
+        `where` is named in front of it; a function tells the place of a knob, and of '' where several disagree.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise SettingsError(f"{where}: {_first_problem(cls, error)}") from None
+            name, problem = _first_problem(cls, error)
+            raise SettingsError(f"{where if isinstance(where, str) else where(name)}: {problem}") from None
 
     @classmethod
     def is_basic(cls, name: str) -> bool:
@@ -42,14 +47,17 @@ class Settings(BaseModel):
         return bool(isinstance(extra, dict) and extra["basic"])
 
 
-def _first_problem(cls: type[Settings], error: ValidationError) -> str:
+def _first_problem(cls: type[Settings], error: ValidationError) -> tuple[str, str]:
+    """Return the name of the knob, '' where several disagree, and what is wrong with it."""
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"]) or cls.__name__
+    if first["type"] == "value_error" and not first["loc"]:  # ours, about several knobs at once: it names them
+        return "", str(first["ctx"]["error"])
+    name = str(first["loc"][0]) if first["loc"] else cls.__name__
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, cls.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(cls.model_fields)}"
-        return f"unknown setting {name}{hint}"
-    return f"{name} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        return name, f"unknown setting {name}{hint}"
+    return name, f"{name} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 class LoadSettings(Settings):
@@ -171,6 +179,9 @@ class PPOSettings(LoraSettings, OptimSettings):
     def _batches_divide(self) -> PPOSettings:
         if self.batch_size % self.mini_batches:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of mini_batches {self.mini_batches}")
+        if self.steps <= self.value_warmup_steps:
+            warmup = self.value_warmup_steps
+            raise ValueError(f"steps = {self.steps}: the first {warmup} (value_warmup_steps) train no policy")
         if self.max_new_tokens >= self.max_length:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} must be below max_length {self.max_length}")
         return self

@@ -50,6 +50,8 @@ def test_only_what_is_written_is_set(tmp_path: Path) -> None:
         "ppo": {"whiten_advantages": False},
     }
     assert load_preset(written(tmp_path, "sft: {}\n")) == {"sft": {}}
+    few = load_preset(written(tmp_path, "ppo:\n  steps: 3\n  value_warmup_steps: 1\n"))
+    assert few == {"ppo": {"steps": 3, "value_warmup_steps": 1}}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,7 @@ def test_only_what_is_written_is_set(tmp_path: Path) -> None:
         ("load:\n  bits: 5\n", 2, "bits = 5: input should be 4, 8 or 16"),
         ("ppo:\n  kl_coef: nan\n", 2, "kl_coef = 'nan'"),
         ("ppo:\n  steps: 3\n  clip: 1\n", 3, "clip = '1'"),
+        ("sft: {}\nppo:\n  steps: 3\n", 2, "steps = 3: the first 5 (value_warmup_steps) train no policy"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:

@@ -117,6 +117,8 @@ class Loop:
         Raises `RunPaused` after saving when `paused` says so between two steps.
         """
         if self.next_step == 0:
+            # Whoever reads the rows later can tell how far it is.
+            self.journal.metrics(0, {"run/steps": float(self.stage.total)})
             self._evaluate(0)
         try:
             while self.next_step < self.stage.total:
