@@ -20,7 +20,7 @@ from lorarlhf.engine.client import EngineClient, Job
 from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError, RunPaused
 from lorarlhf.library import SavedAdapter, list_saved
-from lorarlhf.preset import load_preset
+from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.store import RunRow, Store
 from lorarlhf.workspace import Workspace
@@ -30,6 +30,8 @@ MOST_DEATHS, DEATH_SECONDS = 3, 120.0
 """An engine that died this often in this time is not started again unasked."""
 HANDOVER_SECONDS = 30.0
 """How long a run's former engine may take to save it and to let go of it."""
+PRESETS = "presets of bases"
+"""Name in the workspace of the presets the person chose, by base."""
 OPEN_RUN = "app run"
 """Name in the workspace of the run that the app has at work, so that the next app goes on with it."""
 
@@ -111,7 +113,18 @@ class Desk:
 
     def defaults(self, section: str) -> dict[str, Any]:
         """Give the settings measured to suit this base, by section of a preset: `sampling`, `sft` …"""
-        return load_preset("starter").get(section, {}) if self.load_settings.base == "starter" else {}
+        return load_preset(self.preset).get(section, {}) if self.preset else {}
+
+    @property
+    def preset(self) -> str:
+        """The preset whose settings this base begins with; empty for the declared ones. The starter has its own."""
+        base = self.load_settings.base
+        name = self.store.get_meta(PRESETS, {}).get(base, "starter" if base == "starter" else "")
+        return name if name in preset_files() else ""
+
+    def use_preset(self, base: str, name: str) -> None:
+        """Begin with a preset's settings whenever this base is loaded; an empty name takes the declared ones."""
+        self.store.set_meta(PRESETS, {**self.store.get_meta(PRESETS, {}), base: name})
 
     def sampling(self, **changes: Any) -> SamplingSettings:
         """Make sampling settings out of this base's defaults."""
@@ -181,6 +194,11 @@ class Desk:
             self._stopped, self._open_run = job, ""
             self.store.set_meta(OPEN_RUN, "")
             job.stop()
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether the run at work was asked to stop and is about to."""
+        return self.run_job is not None and self.run_job is self._stopped and not self.run_job.done
 
     def stage_settings(self, stage: str, values: dict[str, Any]) -> Settings:
         """Make a stage's settings out of this base's defaults and a form."""

@@ -90,6 +90,8 @@ def launch(desk: Desk, host: str, port: int, auth: Auth | None) -> gr.Blocks:
         mcp_server=False,
         enable_monitoring=False,
         max_file_size=LARGEST_UPLOAD,
+        # The only folder whose files a page can ask for; uploads and Gradio's own files lie elsewhere.
+        allowed_paths=[str(desk.workspace.exports_dir)],
         app_kwargs={"middleware": [Middleware(Guard, hosts=names_of(host))], "docs_url": None, "redoc_url": None},
         **LOOKS,
     )

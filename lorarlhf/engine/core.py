@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
 from lorarlhf.errors import AdapterError
 from lorarlhf.forward import context_of, map_sequences, sequence_scores
+from lorarlhf.hardware import free_bytes
 from lorarlhf.library import BARE, SavedAdapter, read_saved
 from lorarlhf.sampling import Completion, OnStep, generate
 from lorarlhf.settings import LoadSettings, SamplingSettings
@@ -104,11 +107,16 @@ class Engine:
         return [float(score) for score in scores_B]
 
     def describe(self) -> dict[str, Any]:
-        """Say what is in memory: base, adapters, bytes."""
-        report = self.base.report
+        """Say what is in memory: base, adapters, bytes; on a card of its own also what is free there, and its size."""
+        report, device = self.base.report, self.base.device
+        card = {}
+        if device.type in ("cuda", "xpu"):
+            total = getattr(torch, device.type).mem_get_info(device)[1]
+            card = {"free_bytes": free_bytes(device), "total_bytes": total}
         return {
+            **card,
             "base": self.base.identity,
-            "device": str(self.base.device),
+            "device": str(device),
             "compute": str(self.base.compute_dtype).removeprefix("torch."),
             "base_bytes": report.bytes_on_device,
             "adapters": {name: self.bank.bytes_of(name) for name in self.bank.names},

@@ -108,6 +108,13 @@ class Votes(Database):
         kinds = KINDS if kind is None else (known_kind(kind),)
         return [row for name in kinds for row in self._rows(name, _EVERY.format(kind=name))]
 
+    def some(self, kind: str, ids: Iterable[int]) -> list[Row[Any]]:
+        """Read the rows with these ids, undone ones too, oldest first; ids that never were are left out."""
+        sql = _EVERY.format(kind=known_kind(kind)).replace(
+            " ORDER BY", f" WHERE {kind}.id IN (SELECT value FROM json_each(?)) ORDER BY"
+        )
+        return self._rows(kind, sql, (dump(list(ids)),))
+
     def counts(self) -> dict[str, int]:
         """Count what counts: rows per kind, raters, and rows undone or replaced."""
         gone = "(SELECT count(*) FROM retractions WHERE kind = '{0}')"

@@ -1,11 +1,191 @@
-"""Placeholder while the tab is being written."""
+"""Base and adapters: which base is in memory, what it takes there, and the adapters that were made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any
+
 import gradio as gr
+from lorarlhf.ui import shelf
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain
+from lorarlhf.ui.memory import memory_html
+from lorarlhf.ui.shelf_html import card_html, table_html
+
+from lorarlhf.errors import LoraRlhfError
+from lorarlhf.library import list_saved
+from lorarlhf.preset import load_preset, preset_files
+from lorarlhf.settings import LoadSettings
+
+LOOKS = "models-panel"
+KNOBS = ("base", "bits", "device", "compute", "revision", "trust_remote_code")
+NO_PRESET = "none"
+REMOTE_CODE = (
+    "**Careful:** this runs Python code from whoever published the base, with all of your rights on this computer. "
+    "Turn it on only if you trust them."
+)
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
-    gr.Markdown("models")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            _base_form(desk, tab)
+        with gr.Column(scale=3, min_width=320):
+            live(lambda: memory_html(desk), LOOKS, elem_id="memory")
+    _adapters(desk)
+
+
+# -- the base -------------------------------------------------------------------------------------------------
+
+
+def _base_form(desk: Desk, tab: gr.Tab) -> None:
+    def about(name: str) -> dict[str, Any]:
+        return {"info": str(LoadSettings.model_fields[name].description), "elem_id": f"load-{name}"}
+
+    def now(name: str) -> Callable[[], Any]:
+        return lambda: getattr(desk.load_settings, name)
+
+    base = gr.Dropdown(known_bases(desk), value=now("base"), label="Base", allow_custom_value=True, **about("base"))
+    with gr.Row():
+        bits = gr.Radio([4, 8, 16], value=now("bits"), label="Bits per weight", info="Less takes less memory", scale=3)
+        presets = [NO_PRESET, *preset_files()]
+        preset = gr.Dropdown(
+            presets, value=lambda: desk.preset or NO_PRESET, label="Preset", info="Measured settings", scale=2
+        )
+    with gr.Accordion("Advanced", open=False):
+        with gr.Row():
+            device = gr.Dropdown(_choices("device"), value=now("device"), label="Device", **about("device"))
+            compute = gr.Dropdown(_choices("compute"), value=now("compute"), label="Compute in", **about("compute"))
+        revision = gr.Textbox(value=now("revision"), label="Revision", max_lines=1, **about("revision"))
+        remote = gr.Checkbox(value=now("trust_remote_code"), label="Trust remote code", elem_id="load-remote")
+        warning = gr.Markdown(REMOTE_CODE, visible=False, elem_id="remote-warning")
+    load = gr.Button("Load", variant="primary", elem_id="load-button")
+    with gr.Row(visible=False, elem_id="sure-load") as sure:
+        gr.Markdown("A run is at work. It is saved first; you can resume it later on its own base.")
+        yes, no = gr.Button("Save it and load", variant="stop", size="sm"), gr.Button("Keep the base", size="sm")
+    form = [base, bits, device, compute, revision, remote]
+
+    def start(*values: Any, sure: bool = False) -> dict[str, Any]:
+        if desk.run_job and not desk.run_job.done and not sure:
+            return gr.update(visible=True)
+        switch(desk, dict(zip(KNOBS, values[:-1], strict=True)), values[-1])
+        return gr.update(visible=False)
+
+    load.click(start, [*form, preset], sure, **UNSEEN)
+    yes.click(lambda *values: start(*values, sure=True), [*form, preset], sure, **UNSEEN)
+    no.click(lambda: gr.update(visible=False), None, sure, **QUIET)
+    remote.change(lambda on: gr.update(visible=on), remote, warning, **QUIET)
+    preset.input(lambda name, *old: from_preset(name, old), [preset, base, bits], [base, bits], **QUIET)
+    tab.select(lambda: gr.update(choices=known_bases(desk)), None, base, **QUIET)
+
+
+def _choices(name: str) -> list[str]:
+    return list(LoadSettings.model_fields[name].annotation.__args__)  # type: ignore[union-attr]
+
+
+def known_bases(desk: Desk) -> list[str]:
+    """List bases to choose from: the starter, the one in memory, and those that adapters were made on."""
+    made_on = [str(adapter.card["base"]["name"]) for adapter in list_saved(desk.workspace.adapters_dir)]
+    return list(dict.fromkeys(["starter", desk.load_settings.base, *made_on]))
+
+
+def from_preset(name: str, old: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give the base and bits that a preset was measured with; what it doesn't say stays."""
+    chosen = load_preset(name).get("load", {}) if name != NO_PRESET else {}
+    return chosen.get("base", old[0]), chosen.get("bits", old[1])
+
+
+def switch(desk: Desk, values: dict[str, Any], preset: str) -> None:
+    """Begin to load the base a form asks for; say what is wrong with the form otherwise."""
+    texts = {
+        name: value.strip() if isinstance(value, str) else value for name, value in values.items() if value is not None
+    }
+    if not texts.get("base"):
+        gr.Warning("Name a base: starter, a Hub id such as Qwen/Qwen3-0.6B, or a folder")
+        return
+    try:
+        load = LoadSettings.parse(texts, "load")
+    except LoraRlhfError as error:
+        gr.Warning(escape(str(error)))
+        return
+    desk.use_preset(load.base, "" if preset == NO_PRESET else preset)
+    desk.switch_base(load)
+
+
+# -- the adapters ---------------------------------------------------------------------------------------------
+
+
+def _adapters(desk: Desk) -> None:
+    table = live(lambda: table_html(shelf.rows_of(desk)), LOOKS, elem_id="adapters", opens="adapter")
+    chosen = gr.State("")
+    with gr.Column(visible=False, elem_id="adapter", variant="panel") as panel:
+        card = plain(LOOKS, elem_id="card")
+        with gr.Row(elem_classes="bottom"):
+            new = gr.Textbox(label="Name", max_lines=1, max_length=64, scale=1, min_width=180, elem_id="new-name")
+            rename = gr.Button("Rename", scale=0, min_width=110, elem_id="rename")
+            delete = gr.Button("Delete …", variant="stop", scale=0, min_width=110, elem_id="delete")
+            export = gr.Button("Export as zip", variant="primary", scale=0, min_width=150, elem_id="export")
+        with gr.Row(visible=False, elem_id="sure-delete") as sure:
+            warning = plain(LOOKS, scale=1, min_width=240)
+            yes = gr.Button("Delete for good", variant="stop", size="sm", scale=0, min_width=130, elem_id="delete-yes")
+            no = gr.Button("Keep it", size="sm", scale=0, min_width=90)
+        link = plain(LOOKS, elem_id="export-link")
+    shown = [chosen, table, panel, card, new, sure, link]
+
+    def show(name: str) -> list[Any]:
+        """Show an adapter's card, or hide the panel where there is none of that name."""
+        adapter = shelf.details_of(desk, name)
+        name = adapter.name if adapter else ""
+        drawn = gr.HTML(value=table_html(shelf.rows_of(desk)), chosen=name)
+        hidden = gr.update(visible=False)
+        return [name, drawn, gr.update(visible=bool(name)), card_html(adapter), name, hidden, ""]
+
+    def picked(event: gr.EventData) -> list[Any]:
+        return show(str(event.name))
+
+    def renamed(name: str, wanted: str) -> list[Any]:
+        try:
+            return show(shelf.rename(desk, name, wanted))
+        except LoraRlhfError as error:
+            gr.Warning(escape(str(error)))
+            return [gr.skip()] * len(shown)
+
+    def deleted(name: str) -> list[Any]:
+        try:
+            shelf.delete(desk, name)
+        except LoraRlhfError as error:
+            gr.Warning(escape(str(error)))
+        return show(name)
+
+    def ask(name: str) -> tuple[Any, str]:
+        return gr.update(visible=True), sure_html(name, shelf.consequences(desk, name))
+
+    table.pick(picked, None, shown, **QUIET)
+    rename.click(renamed, [chosen, new], shown, **UNSEEN)
+    new.submit(renamed, [chosen, new], shown, **UNSEEN)
+    delete.click(ask, chosen, [sure, warning], **QUIET)
+    yes.click(deleted, chosen, shown, **UNSEEN)
+    no.click(lambda: gr.update(visible=False), None, sure, **QUIET)
+    _export(desk, export, chosen, link)
+
+
+def _export(desk: Desk, button: gr.Button, chosen: gr.State, link: gr.HTML) -> None:
+    def exported(name: str) -> Iterator[tuple[Any, str]]:
+        busy = [job for job in desk.engine.jobs if job.kind in ("train", "resume")]
+        when = "The engine is training; the export comes right after." if busy else "Exporting …"
+        yield gr.update(interactive=False), f"<p role='status'>{when}</p>"
+        try:
+            yield gr.update(interactive=True), link_html(shelf.export_zip(desk, name))
+        except LoraRlhfError as error:
+            gr.Warning(escape(str(error)))
+            yield gr.update(interactive=True), ""
+
+    button.click(exported, chosen, [button, link], **UNSEEN)
+
+
+def sure_html(name: str, consequences: list[str]) -> str:
+    """Ask whether an adapter is to go, and say what would miss it."""
+    told = "".join(f"<p>{escape(text)}.</p>" for text in consequences)
+    return f"<p>Delete <b>{escape(name)}</b>? This can't be undone.</p>{told}"

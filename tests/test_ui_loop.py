@@ -1,0 +1,151 @@
+"""The loop in a real browser: three stages trained, engine and app killed on the way, an export used."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from lorarlhf import starter
+from lorarlhf.data.importing import import_file
+from lorarlhf.starter import judge
+from lorarlhf.workspace import Workspace
+from tests.browser import PATIENCE, App, open_tab, ready
+
+LONG = PATIENCE * 1000
+
+PLAIN_PEFT = """
+import sys, json, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+base, adapter = sys.argv[1:]
+config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                            bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=["lm_head"])
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, quantization_config=config, device_map="cpu")
+tokenizer = AutoTokenizer.from_pretrained(adapter)
+text = tokenizer.apply_chat_template([{"role": "user", "content": "where is my parcel"}], tokenize=False,
+                                     add_generation_prompt=True)
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+with torch.no_grad():
+    before = model(ids).logits[0, -1]
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    after = model(ids).logits[0, -1]
+    drawn = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
+print(json.dumps({"moved": float((after - before).abs().max()), "text": tokenizer.decode(drawn[0, ids.shape[1]:])}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Fill a workspace with prompts, demonstrations and votes between answers of different manners."""
+    place = Workspace(tmp_path_factory.mktemp("loop") / "work").open()
+    rng = random.Random(0)
+    with place.store() as store:
+        import_file(store, starter.shipped_file("demonstrations"), "demonstrations")
+        import_file(store, starter.shipped_file("prompts"), "prompts")
+        told = starter.transcripts()
+        pairs = [(a, rng.choice(told)) for a in rng.sample(told, 80)]
+        store.add_comparisons(judge.compare(a.prompt, a.response, b.response) for a, b in pairs)
+    return place.path
+
+
+def fill(page: Page, stage: str, **values: object) -> None:
+    """Open a stage's form and fill some of its fields by their labels."""
+    stages = page.locator("#stages")
+    stages.get_by_role("tab", name=stage, exact=True).click()
+    panel = stages.get_by_role("tabpanel").filter(
+        has=page.get_by_label("Learning rate", exact=True).locator("visible=true")
+    )
+    panel.get_by_role("button", name="More settings").click()
+    for name, value in values.items():
+        field = panel.get_by_label(name.replace("_", " "), exact=True)
+        field.fill(str(value))
+        field.blur()
+
+
+def train(page: Page, stage: str, button: str, **values: object) -> None:
+    fill(page, stage, **values)
+    page.locator(f"#{button}").click()
+
+
+def until_done(page: Page, run: str) -> None:
+    expect(page.locator("#run-head")).to_contain_text(re.compile(rf"{run}\s*done"), timeout=LONG)
+
+
+def until_step(page: Page, run: str, step: int) -> None:
+    page.wait_for_function(
+        """([run, step]) => {
+            const text = document.querySelector('#run-head').textContent, found = text.match(/step (\\d+) of/);
+            return text.includes(run) && found && Number(found[1]) >= step;
+        }""",
+        arg=[run, step],
+        timeout=LONG,
+    )
+
+
+def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_path: Path) -> None:
+    app = App(folder)
+    with app:
+        maps = Path(f"/proc/{app.process.pid}/maps").read_text()
+        assert "libtorch" not in maps
+        with app.page() as page:
+            ready(page)
+            open_tab(page, "Train")
+            train(page, "SFT", "start-sft", Epochs=0.3)
+            until_done(page, "sft-1")
+            train(page, "Reward model", "start-reward", Epochs=1)
+            until_done(page, "reward-2")
+            train(
+                page, "PPO", "start-ppo", Steps=12, Batch_size=8, Mini_batches=1, Max_new_tokens=32, Checkpoint_every=1
+            )
+            until_step(page, "ppo-3", 2)
+            engine = app.engine()
+            os.kill(engine.pid, signal.SIGKILL)
+            notice = page.locator("#notice")
+            expect(notice).to_contain_text("was killed", timeout=LONG)
+            expect(notice).to_contain_text("started again")
+            ready(page)
+            page.get_by_role("button", name="Resume the run").click()
+            until_step(page, "ppo-3", 5)
+        # The app dies without a word in mid-run; its engine saves the run and ends, and the next app goes on with it.
+        second = app.engine()
+        app.end(signal.SIGKILL)
+    app = App(folder)
+    with app, app.page() as page:
+        ready(page)
+        open_tab(page, "Train")
+        until_done(page, "ppo-3")
+        assert not second.is_running()
+        open_tab(page, "Base and adapters")
+        page.locator("#adapters").get_by_role("button", name="ppo-1").click()
+        page.locator("#export").click()
+        link = page.locator("#export-link a.download")
+        link.wait_for(timeout=LONG)
+        with page.expect_download() as download:
+            link.click()
+        download.value.save_as(tmp_path / "ppo-1.zip")
+        outside = page.request.get(f"{app.url}/gradio_api/file={folder / 'workspace.db'}")
+        assert outside.status in (403, 404)
+    with Workspace(folder).store() as store:
+        runs = {run.id: run for run in store.runs()}
+        assert {run.status for run in runs.values()} == {"done"}
+        assert runs["ppo-3"].step == 12
+        assert [step for step, name, _ in store.metrics("ppo-3") if name == "objective/kl"] == list(range(1, 13))
+    with zipfile.ZipFile(tmp_path / "ppo-1.zip") as archive:
+        archive.extractall(tmp_path / "out")
+    (config,) = (tmp_path / "out").rglob("adapter_config.json")
+    command = [sys.executable, "-c", PLAIN_PEFT, str(starter.MODEL_DIR), str(config.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["moved"] > 0.05
+    assert len(found["text"].split()) > 3

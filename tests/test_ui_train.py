@@ -1,0 +1,421 @@
+"""The Train tab without a browser: advice, remarks, charts, forms, and what a page is sent when it looks."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import gradio as gr
+import pytest
+from lorarlhf.ui import run_html
+from lorarlhf.ui.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan
+from lorarlhf.ui.charts import Chart, Line, draw, number, smoothed, thinned, ticks
+from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.forms import build_form
+from lorarlhf.ui.progress import RunNumbers, clock, duration, log, outcome, way, why_not_resumed
+from lorarlhf.ui.remarks import remarks
+from lorarlhf.ui.tabs.train import Page
+from lorarlhf.ui.training_view import TrainingView
+
+from lorarlhf.engine.training import PARENTS
+from lorarlhf.errors import LoraRlhfError, SettingsError
+from lorarlhf.library import SavedAdapter
+from lorarlhf.settings import STAGES, LoadSettings
+from lorarlhf.types import Comparison, Demonstration, Outcome, user
+from lorarlhf.workspace import Workspace
+
+HOSTILE = "<img src=x onerror=alert(1)> & 'quoted' \"twice\""
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Workspace(tmp_path / "store").store() as opened:
+        yield opened
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A desk whose engine was never started, on a base that seems to be in memory."""
+    desk = Desk(Workspace(tmp_path / "work"), LoadSettings())
+    desk.memory = {"base": {"fingerprint": "f"}}
+    yield desk
+    desk.store.close()
+
+
+def a_run(store, stage="ppo", **settings):
+    return store.run(store.start_run(stage, f"{stage}-1", "starter", settings, {"base": {"fingerprint": "f"}}))
+
+
+def adapter(name: str, created: str, **metrics: float) -> SavedAdapter:
+    card = {"stage": name.split("-")[0], "created": created, "metrics": metrics, "data": {"comparisons": [1] * 60}}
+    return SavedAdapter(Path(name), card)
+
+
+# -- advice -----------------------------------------------------------------------------------------------------
+
+
+def test_the_next_step_goes_round_the_loop(store):
+    sft, reward, ppo = adapter("sft-1", "1"), adapter("reward-1", "2"), adapter("ppo-1", "3")
+    paused = replace(a_run(store, "sft"), status="paused", step=40)
+    guessing = adapter("reward-1", "2", **{"eval/accuracy": 0.5})
+    ladder = [
+        (Standing(base=False, votes=99), "", "not in memory"),
+        (Standing(at_work="sft-1 is at work", votes=99), "", "sft-1 is at work"),
+        (Standing(unfinished=paused, votes=99), "resume", "stopped after step 40"),
+        (Standing(), "Rate", "No votes yet: rate 50 answers"),
+        (Standing(demonstrations=799), "sft", "You have 799 demonstrations: train SFT"),
+        (Standing(demonstrations=799, votes=48, adapters=[sft]), "Rate", "48 votes: rate 2 more"),
+        (Standing(votes=1), "Rate", "You have 1 vote: rate 49 more"),
+        (Standing(demonstrations=799, votes=60, adapters=[sft]), "reward", "You have 60 votes: train a reward model"),
+        (Standing(votes=60, adapters=[sft, reward]), "ppo", "reward-1 knows what you like"),
+        (Standing(votes=60, adapters=[sft, guessing]), "Rate", "right about only 50%"),
+        (
+            Standing(votes=60, adapters=[sft, reward, ppo]),
+            "Rate",
+            "your votes could teach: rate 50 of its",
+        ),
+        (Standing(votes=95, adapters=[sft, reward, ppo]), "Rate", "rate 15 of its answers"),
+        (Standing(votes=110, adapters=[sft, reward, ppo]), "reward", "110 votes, 50 of them new"),
+        (Standing(votes=60, adapters=[sft, ppo, adapter("reward-2", "4")]), "ppo", "reward-2 knows"),
+    ]
+    for now, do, text in ladder:
+        step = next_step(now)
+        assert (step.do, text in step.text) == (do, True), step
+        assert bool(step.label) == bool(do)
+    assert next_step(Standing(unfinished=paused)).run == paused.id
+
+
+def test_what_is_missing_is_said_with_what_to_do():
+    ready = Standing(demonstrations=9, votes=9, clear=9, prompts=9, adapters=[adapter("reward-1", "1")])
+    assert [missing(stage, ready) for stage in STAGES] == ["", "", ""]
+    assert "import some under Data" in missing("sft", replace(ready, demonstrations=0))
+    assert "rate some pairs" in missing("reward", replace(ready, clear=0))  # nine ties teach nothing
+    assert "No reward model" in missing("ppo", replace(ready, adapters=[]))
+    assert "stop it first" in missing("sft", replace(ready, at_work="ppo-3 is at work"))
+    assert "not in memory" in missing("sft", replace(ready, base=False))
+
+
+def test_a_plan_counts_steps_and_guesses_the_time():
+    now = Standing(demonstrations=800, votes=40, prompts=600)
+    text = plan("sft", now, {"epochs": 2, "batch_size": 16}, 0.5)
+    assert "800 demonstrations" in text
+    assert "About 90 steps, 45 s at the pace" in text  # 0.9 * 800 * 2 / 16
+    assert f"{FIRST_VOTES - 40} more before a first one is worth training" in plan("reward", now, {}, None)
+    assert "600 prompts" in plan("ppo", now, {"steps": 28}, None)
+    assert "About 28 steps." in plan("ppo", now, {"steps": 28}, None)
+    assert milestone(Standing(votes=FIRST_VOTES)) == ""
+    assert milestone(Standing(votes=70, adapters=[adapter("reward-1", "1")])) == "40 more before a new one is worth it"
+
+
+def test_the_adapters_offered_are_those_that_fit_and_the_engine_means_the_same_by_none():
+    assert ROLES == PARENTS
+    now = Standing(adapters=[adapter("sft-1", "1"), adapter("sft-2", "2"), adapter("reward-1", "3")])
+    assert choices("reward", "parent", now)[:3] == [
+        ("the newest: sft-2", ""),
+        ("the bare base", "base"),
+        ("reward-1",) * 2,
+    ]
+    assert choices("ppo", "reward", now) == [("the newest: reward-1", ""), ("reward-1", "reward-1")]
+    assert choices("sft", "parent", now) == [("the bare base", ""), ("sft-2", "sft-2"), ("sft-1", "sft-1")]
+    assert choices("ppo", "reward", Standing())[0] == ("none yet", "")
+
+
+# -- rows of a run ----------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_read_once_and_only_new_ones_after_that(store, monkeypatch):
+    run, numbers, asked = a_run(store), RunNumbers(store), []
+    metrics = store.metrics
+    monkeypatch.setattr(store, "metrics", lambda run, after=None: asked.append(after) or metrics(run, after))
+    assert numbers.of(run) == {}
+    for step in (1, 2, 3):
+        store.log_metrics(run.id, step, {"objective/kl": step / 10})
+    assert numbers.of(run) == {"objective/kl": [(1, 0.1), (2, 0.2), (3, 0.3)]}
+    store.log_metrics(run.id, 3, {"eval/kl": 9.0})  # measured after the step's own numbers
+    store.log_metrics(run.id, 4, {"objective/kl": 0.4})
+    assert numbers.of(run) == {"objective/kl": [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)], "eval/kl": [(3, 9.0)]}
+    assert asked == [None, None, 2]
+    store.log_metrics(run.id, 2, {"objective/kl": 7.0})  # done again after it broke off
+    again = numbers.of(replace(run, status="interrupted"))
+    assert again["objective/kl"][1] == (2, 7.0)
+
+
+def test_how_far_a_run_is(store):
+    run = replace(a_run(store, "sft"), step=40)
+    series = {"run/steps": [(0, 100.0)], "time/step": [(s, 9.0) for s in range(20)] + [(s, 0.5) for s in range(20, 40)]}
+    assert way(run, series).share == 0.4
+    assert way(run, series).seconds_left == 30.0  # 60 steps at the pace of the last 20
+    assert way(replace(run, status="paused"), series).seconds_left is None
+    assert way(replace(run, status="done"), series).share == 1.0  # ended before all of its steps
+    assert way(run, {}).total == 0
+    assert [duration(s) for s in (0.2, 59, 90, 3600, 7500)] == ["1 s", "59 s", "2 min", "1 h 0 min", "2 h 5 min"]
+    assert len(clock("2026-11-21T02:10:13.394951Z")) == len("02:10:13")
+
+
+def test_a_run_that_cannot_be_gone_on_with_says_why(store, tmp_path):
+    run = replace(a_run(store), status="interrupted")
+    assert "Nothing of it was saved" in why_not_resumed(run, tmp_path, "f")
+    (tmp_path / run.id / "step-000004").mkdir(parents=True)
+    assert why_not_resumed(run, tmp_path, "f") == ""
+    assert "another base" in why_not_resumed(run, tmp_path, "g")
+    assert why_not_resumed(replace(run, status="done"), tmp_path, "f")
+
+
+def test_the_log_tells_the_story_in_order(store):
+    run = a_run(store, "sft")
+    store.log_metrics(run.id, 0, {"eval/loss": 0.5})
+    store.log_metrics(run.id, 9, {"eval/loss": 0.25, "loss/sft": 0.3})
+    store.log_event(run.id, 9, "kept the adapter of step 9")
+    store.finish_run(run.id, "failed", {}, "out of memory")
+    run = store.run(run.id)
+    story = [text for _, text in log(run, store.events(run.id), RunNumbers(store).of(run))]
+    assert story[0].startswith("started on starter")
+    assert story[1:] == [
+        "held-out: loss 0.5",
+        "held-out: loss 0.25",
+        "kept the adapter of step 9",
+        "failed. out of memory",
+    ]
+
+
+def test_what_came_out_is_said_in_a_line(store):
+    found = {"eval/accuracy": 0.75, "eval/accuracy_low": 0.57, "eval/accuracy_high": 0.87, "eval/votes": 28.0}
+    done = replace(a_run(store, "reward"), status="done", result=found)
+    assert outcome(done) == "Adapter reward-1: right about 75% of 28 held-out votes (95 % interval 57% to 87%)"
+    assert outcome(replace(done, status="running", result={})) == ""
+    assert outcome(replace(done, status="failed", error="no memory")) == "no memory"
+
+
+# -- remarks ----------------------------------------------------------------------------------------------------
+
+
+def steady(value: float, last: float | None = None, steps: int = 20) -> list:
+    """A series that stays at a value, or goes in a line from it to another."""
+    last = value if last is None else last
+    return [(i, value + (last - value) * i / (steps - 1)) for i in range(steps)]
+
+
+HEALTHY = {
+    "objective/kl": steady(0, 8),
+    "objective/entropy": steady(0.4, 0.2),
+    "response/eos_share": steady(0.95),
+    "response/length": steady(30, 35),
+    "objective/scores": steady(-1, 2),
+    "objective/scores_std": steady(1),
+    "policy/clipfrac": steady(0.05),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "series", "words"),
+    [
+        ("objective/kl", steady(0, 18.5), "of the 20 nats at which the run ends"),
+        ("objective/entropy", steady(0.4, 0.05), "becoming all alike"),
+        ("response/eos_share", steady(0.9, 0.6), "come to an end by themselves"),
+        ("response/length", steady(30, 45), "longer than at the start"),
+        ("objective/scores", steady(1, -1), "Reward fell"),
+        ("policy/clipfrac", steady(0.4), "are clipped"),
+    ],
+)
+def test_a_chart_of_ppo_that_goes_wrong_is_put_in_words(store, name, series, words):
+    run = a_run(store, "ppo", kl_budget=20.0)
+    assert remarks(run, HEALTHY) == []
+    (text,) = remarks(run, {**HEALTHY, name: series})
+    assert words in text
+    assert remarks(run, {name: series[-3:]}) == []  # a few batches say nothing
+
+
+def test_rising_losses_and_guesswork_are_put_in_words(store):
+    run = a_run(store, "reward")
+    assert remarks(run, {"loss/reward": steady(1, 0.5), "eval/loss": [(0, 0.7), (20, 0.6)]}) == []
+    assert "The loss rises" in remarks(run, {"loss/reward": steady(0.5, 1)})[0]
+    (text,) = remarks(run, {"eval/loss": [(0, 0.7), (20, 0.5), (40, 0.6)]})
+    assert "best at step 20" in text
+    bounds = {"eval/votes": [(9, 8.0)], "eval/accuracy_low": [(9, 0.4)], "eval/accuracy_high": [(9, 0.8)]}
+    assert remarks(run, bounds) == []  # while it learns that is no news
+    assert "may be guessing" in remarks(replace(run, status="done"), bounds)[0]
+
+
+# -- charts -----------------------------------------------------------------------------------------------------
+
+
+def test_ticks_are_round_and_reach_over_the_data():
+    assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10]
+    assert ticks(-1, 2.3) == [-1, 0, 1, 2, 3]
+    assert ticks(0.12, 0.37) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    for low, high in ((3, 3), (0, 0), (-7, -7), (1e-9, 2e-9), (0, 1e12)):
+        found = ticks(low, high)
+        assert found[0] <= low
+        assert found[-1] >= high
+        assert 2 <= len(found) <= 7
+
+
+def test_numbers_are_written_shortly():
+    shown = [number(v) for v in (0, 2.1504, -0.85432, 27.03, 1234.6, 0.00002, 1e6)]
+    assert shown == ["0", "2.15", "−0.854", "27", "1235", "2.0e-05".replace("-", "−"), "1.0e+06"]
+    assert [number(v, True) for v in (0, 0.005, 0.755, 1)] == ["0 %", "0.5 %", "76 %", "100 %"]
+
+
+def test_smoothing_and_thinning():
+    assert smoothed([(0, 2.0), (1, 2.0), (2, 2.0)]) == [(0, 2.0), (1, 2.0), (2, 2.0)]
+    assert smoothed([(0, 0.0), (1, 3.0)], inertia=0.5)[1] == (1, 2.0)  # (0.5 * 0 + 3) / (0.5 + 1)
+    points = [(i, float(i)) for i in range(10_001)]
+    assert len(thinned(points, 100)) <= 101
+    assert thinned(points, 100)[-1] == points[-1]
+    assert thinned(points[:50], 100) == points[:50]
+
+
+def test_a_chart_is_well_formed_stays_in_its_box_and_is_told_in_words():
+    lines = [
+        Line(HOSTILE, [(i, math.sin(i)) for i in range(50)], smooth=True),
+        Line("held-out", [(0, 0.5), (10, math.nan), (40, 0.25)], "heldout"),
+        Line("nothing", []),
+    ]
+    figure = ElementTree.fromstring(draw(Chart("Loss", lines, last_x=100, help=HOSTILE)))
+    title = figure.find("svg/title")
+    assert "held-out 0.25" in title.text
+    assert "nothing" not in title.text
+    assert not figure.findall(".//img")
+    drawn = figure.findall("svg/path[@class='main']")
+    (path,) = (p.get("d") for p in drawn)
+    xs = [float(pair.split(",")[0]) for pair in path[1:].split("L")]
+    assert 40 <= min(xs) < max(xs) <= 40 + (340 - 48) * 0.5  # half of the steps, half of the box
+    assert len(figure.findall("svg/g/circle")) == 2
+    empty = ElementTree.fromstring(draw(Chart("Loss", [], last_x=0)))
+    assert "nothing measured yet" in empty.find("svg/text").text
+
+
+# -- pages ------------------------------------------------------------------------------------------------------
+
+
+def test_what_people_and_models_write_is_escaped(store):
+    run = replace(a_run(store), status="failed", adapter=HOSTILE, error=HOSTILE, base=HOSTILE)
+    sample = {"step": 0, "prompt": HOSTILE, "response": HOSTILE, "ended": False, "score": 1.0, "kl": 0.0}
+    pages = [
+        run_html.head(run, {}),
+        run_html.samples_html([sample]),
+        run_html.log_html(log(run, [], {})),
+        run_html.runs_html([run], run.id, [run.id]),
+        run_html.step_html(HOSTILE, HOSTILE, HOSTILE),
+        run_html.problem_html(HOSTILE),
+        run_html.plan_html(HOSTILE, possible=True),
+    ]
+    for page in pages:
+        assert "<img" not in page
+        assert "&lt;img src=x onerror=alert(1)&gt; &amp; &#x27;quoted&#x27; &quot;twice&quot;" in page
+
+
+def test_samples_stand_newest_step_first():
+    samples = [{"step": s, "prompt": f"p{s}", "response": "r", "score": 0.0, "kl": 0.0} for s in range(0, 100, 5)]
+    table = run_html.samples_html(samples)
+    assert table.index("p95") < table.index("p90")
+    assert "p40" in table
+    assert "p35" not in table  # twelve steps
+    assert "cut off" not in table
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_form_has_every_setting_with_its_help_and_the_defaults_of_the_base(desk, stage):
+    with gr.Blocks():
+        form = build_form(desk, stage, ROLES[stage])
+    assert set(form.fields) == set(STAGES[stage].model_fields)
+    for name, field in form.fields.items():
+        assert field.info.startswith(STAGES[stage].model_fields[name].description)
+    filled = {field: field.value for field in form.fields.values()}
+    assert form.settings(desk, filled) == desk.stage_settings(stage, {})
+    emptied = {field: None if isinstance(field, gr.Number) else field.value for field in form.fields.values()}
+    assert form.settings(desk, emptied) == desk.stage_settings(stage, {})
+
+
+def test_a_wrong_value_is_one_line_that_names_its_field(desk):
+    with gr.Blocks():
+        form = build_form(desk, "ppo", ROLES["ppo"])
+    filled = {field: field.value for field in form.fields.values()}
+
+    def problem(**wrong) -> str:
+        with pytest.raises(SettingsError) as caught:
+            form.settings(desk, {**filled, **{form.fields[name]: value for name, value in wrong.items()}})
+        return str(caught.value)
+
+    assert problem(learning_rate=-1) == "Learning rate = -1: should be greater than 0"
+    assert problem(steps=2.5).startswith("Steps = 2.5: should be a valid integer")
+    assert problem(batch_size=9, mini_batches=2) == "Batch size 9 must be a multiple of Mini batches 2"
+    assert form.settings(desk, {**filled, form.fields["rank"]: 8}).rank == 8
+
+
+def test_a_page_is_sent_what_changed_and_nothing_else(desk):
+    with gr.Blocks():
+        page = Page(desk)
+    filled = {page.seen: {}, page.chosen: "", **{field: field.value for field in page.planning}}
+
+    def look():
+        found = page.look(filled)
+        if page.seen in found and isinstance(found[page.seen], dict) and "next" in found[page.seen]:
+            filled[page.seen] = found.pop(page.seen)
+            return found
+        return None
+
+    assert "No votes yet" in look()[page.step]
+    assert look() is None
+    desk.store.add_demonstrations(Demonstration(user(f"{i}?"), "yes") for i in range(12))
+    sent = look()
+    assert "You have 12 demonstrations: train SFT" in sent[page.step]
+    assert page.run.charts not in sent
+    run = desk.store.start_run("sft", "sft-1", "starter", {}, {})
+    assert "at work in another process" in look()[page.step]
+    desk.store.log_metrics(run, 1, {"loss/sft": 1.5})
+    sent = look()
+    assert "training <b>1.5</b>" in sent[page.run.charts]
+    assert page.step not in sent
+    desk.store.finish_run(run, "done", {})
+    later = desk.store.start_run("reward", "reward-1", "starter", {}, {})
+    assert f"<h3>{later}" in look()[page.run.head]
+    filled[page.chosen] = run
+    assert f"<h3>{run}" in look()[page.run.head]
+
+
+def test_a_start_that_cannot_be_is_one_line_and_changes_nothing(desk):
+    view = TrainingView(desk)
+    settings = desk.stage_settings("sft", {})
+
+    def problem(stage="sft", name="") -> str:
+        with pytest.raises(LoraRlhfError) as caught:
+            view.train(stage, settings, name)
+        return str(caught.value)
+
+    assert problem().startswith("No demonstrations yet")
+    desk.store.add_demonstrations([Demonstration(user("a?"), "b")])
+    assert "letters, digits" in problem(name="../up")
+    (desk.workspace.adapters_dir / "mine").mkdir()
+    assert "mine exists already" in problem(name=" mine ")
+    assert "engine was not started" in problem()
+    desk.store.add_comparisons([Comparison(user("a?"), "b", "c", Outcome.TIE)])
+    assert problem("reward").startswith("No votes that prefer an answer")
+    desk.memory = {}
+    assert "not in memory yet" in problem()
+    assert desk.store.runs() == []
+
+
+def test_the_run_of_this_app_counts_as_at_work_from_its_first_moment(desk):
+    run = desk.store.start_run("sft", "sft-1", "starter", {}, {})
+    desk.store.set_status(run, "paused")
+    view = TrainingView(desk)
+    assert view.at_work(view.runs()) == ""
+    desk.run_job = SimpleNamespace(done=False, progress=SimpleNamespace(run=run))
+    assert view.runs()[0].status == "running"
+    assert view.at_work(view.runs()) == f"{run} is at work"
+
+
+@pytest.mark.parametrize(
+    ("modules", "strange"),
+    [("tabs.train", "torch transformers peft datasets"), ("run_html, lorarlhf.ui.training_view", "gradio torch")],
+)
+def test_the_tab_is_made_without_torch_and_what_it_stands_on_without_gradio(modules, strange):
+    code = f"import sys, lorarlhf.ui.{modules}; print(set({strange.split()}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr

@@ -1,0 +1,114 @@
+"""The Train tab in a real browser: a run is started, watched, reloaded upon, stopped, resumed and done."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lorarlhf.data.importing import import_file
+from lorarlhf.starter import shipped_file
+from lorarlhf.workspace import Workspace
+from tests.browser import PATIENCE, App, open_tab, ready
+
+LONG = PATIENCE * 1000
+HEAD, FAST = "#run-head", "document.querySelector('#run-head .way').innerText"
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    place = Workspace(tmp_path_factory.mktemp("train") / "work").open()
+    with place.store() as store:
+        import_file(store, shipped_file("demonstrations"), "demonstrations")
+    with App(place.path) as app:
+        yield app
+
+
+def opened(page):
+    """Open the tab and wait until it says what to do next."""
+    ready(page)
+    open_tab(page, "Train")
+    page.wait_for_selector("#next-text .lead")
+
+
+def step(page) -> int:
+    return int(re.search(r"step ([\d,]+)", page.inner_text(f"{HEAD} .way"))[1].replace(",", ""))
+
+
+def wait_for_step(page, least: int) -> None:
+    page.wait_for_function(f"Number(/step (\\d+)/.exec({FAST})[1]) >= {least}", timeout=LONG)
+
+
+def field(page, label: str):
+    return page.locator("#form-column").get_by_label(label, exact=True).locator("visible=true")
+
+
+def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
+    with app.page() as page:
+        opened(page)
+        page.wait_for_selector("#next-do:has-text('Train SFT')")
+        assert "demonstrations: train SFT" in page.inner_text("#next-text")
+
+        # A wrong value is one line that names its field, and starts nothing.
+        field(page, "Learning rate").fill("-1")
+        page.locator("#start-sft").click()
+        page.wait_for_selector("#form-column .problem:has-text('Learning rate = -1: should be greater than 0')")
+        assert page.locator("#runs li").count() == 0
+
+        # The plan follows the form.
+        field(page, "Learning rate").fill("0.001")
+        field(page, "Batch size").fill("4")
+        field(page, "Epochs").fill("1")
+        page.wait_for_selector("#form-column p.plan:visible:has-text('About 180 steps')")
+        field(page, "Name of the new adapter").fill("manners")
+
+        # Started with the one button there is for it; the page shows its charts as they grow.
+        page.click("#next-do")
+        page.wait_for_selector(f"{HEAD} .pill.running", timeout=LONG)
+        assert page.locator("#form-column .problem").count() == 0
+        wait_for_step(page, 3)
+        assert "sft-1 is at work" in page.inner_text("#next-text")
+        assert "left" in page.inner_text(f"{HEAD} .way")
+        assert page.locator("#start-sft").is_disabled()
+        assert page.locator("#run-charts figure:has-text('Loss') path.main").count() > 0
+
+        # Reloaded, and looked at by somebody else: the same run is still drawing.
+        before = step(page)
+        page.reload()
+        opened(page)
+        page.wait_for_selector(f"{HEAD} h3:has-text('sft-1')")
+        wait_for_step(page, before)
+        phone = page.context.browser.new_page(viewport={"width": 390, "height": 844})
+        phone.goto(app.url)
+        opened(phone)
+        wait_for_step(phone, before)
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
+        # Stopped by one, it is stopped for both, and saved.
+        page.get_by_role("button", name="Stop and save").click()
+        for one in (page, phone):
+            one.wait_for_selector(f"{HEAD} .pill.paused", timeout=LONG)
+            one.wait_for_selector("#next-do:has-text('Resume it')")
+        phone.close()
+        stopped = step(page)
+        assert 3 <= stopped < 180
+        assert (app.workspace / "runs" / "sft-1" / f"step-{stopped:06d}").is_dir()
+
+        # Resumed from the list, it goes on to its end.
+        page.locator("#runs button[data-do=resume]").click()
+        page.wait_for_selector(f"{HEAD} .pill.done", timeout=LONG)
+        assert "Adapter manners: held-out loss" in page.inner_text(f"{HEAD} .outcome")
+        page.wait_for_selector("#runs .said:has-text('Adapter manners')")
+        assert page.locator("#run-log li:has-text('kept the adapter')").count() == 1
+        page.wait_for_selector("#next-text:has-text('No votes yet: rate 50 answers')")
+        page.wait_for_selector("#start-sft:enabled")
+
+        # A name that is taken is refused; the next step leads to the tab where it is done.
+        field(page, "Name of the new adapter").fill("manners")
+        page.locator("#start-sft").click()
+        page.wait_for_selector("#form-column .problem:has-text('manners exists already')")
+        page.get_by_role("tab", name="Reward model").click()
+        page.wait_for_selector("#form-column p.plan:visible:has-text('No votes that prefer an answer yet')")
+        assert page.locator("#start-reward").is_disabled()
+        page.click("#next-do")
+        page.wait_for_selector("[role=tab][aria-selected=true]:has-text('Rate')")

@@ -1,0 +1,210 @@
+"""What to do next, in words: from what was rated and trained so far to the one obvious step. Knows no Gradio.
+
+A person goes round a loop: demonstrations → SFT → votes → reward model → PPO → votes on the new policy → …
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lorarlhf.ui.progress import duration
+
+from lorarlhf.library import BARE, SavedAdapter
+from lorarlhf.store import RunRow, Store
+
+FEWEST_DEMONSTRATIONS = 10
+"""Fewer teach no manner of answering."""
+FIRST_VOTES = 50
+"""Votes that make a first reward model worth training."""
+FRESH_VOTES = 50
+"""New votes that make it worth training again."""
+BARELY_RIGHT = 0.55
+"""A reward model right less often than this is no teacher."""
+
+ROLES: dict[str, dict[str, str]] = {
+    "sft": {"parent": ""},
+    "reward": {"parent": "sft"},
+    "ppo": {"sft": "sft", "reward": "reward", "parent": ""},
+}
+"""Stage → its setting that names an adapter → the stage whose newest one is meant by nothing; a test compares them
+with the engine's, which this process must not import."""
+FITTING: dict[tuple[str, str], tuple[str, ...]] = {
+    ("sft", "parent"): ("sft", "ppo"),
+    ("reward", "parent"): ("sft", "reward", "ppo"),
+    ("ppo", "sft"): ("sft", "ppo"),
+    ("ppo", "reward"): ("reward",),
+    ("ppo", "parent"): ("sft", "ppo"),
+}
+"""Stage and setting → stages whose adapters can play that part."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What there is to train with."""
+
+    demonstrations: int = 0
+    votes: int = 0
+    """Comparisons that are no skips, and rankings."""
+    clear: int = 0
+    """Those of them that prefer an answer."""
+    prompts: int = 0
+    adapters: Sequence[SavedAdapter] = ()
+    """Those that fit the base, oldest first."""
+    base: bool = True
+    """Whether a base is in memory."""
+    at_work: str = ""
+    """The run that is at work, or what else it is that does not let one start."""
+    unfinished: RunRow | None = None
+    """The newest run, if it can be gone on with."""
+
+    def stamp(self) -> str:
+        """Write what advice depends on; two equal ones give the same advice."""
+        names, run = [adapter.name for adapter in self.adapters], self.unfinished
+        return str((replace(self, adapters=names, unfinished=None), run and (run.id, run.status, run.step)))
+
+    def newest(self, stage: str) -> SavedAdapter | None:
+        """Give the newest adapter of a stage."""
+        return next((adapter for adapter in reversed(self.adapters) if adapter.stage == stage), None)
+
+    def fresh_votes(self) -> int:
+        """Count the votes since the newest reward model."""
+        reward = self.newest("reward")
+        data = reward.card.get("data", {}) if reward else {}
+        return max(0, self.votes - sum(len(data.get(kind, ())) for kind in ("comparisons", "rankings")))
+
+
+def count(store: Store) -> dict[str, int]:
+    """Count what a `Standing` tells of the rows."""
+    counts, outcomes = store.counts(), store.outcomes()
+    return {
+        "demonstrations": counts["demonstrations"],
+        "prompts": counts["prompts"],
+        "votes": counts["comparisons"] - outcomes.get("skip", 0) + counts["rankings"],
+        "clear": outcomes.get("a", 0) + outcomes.get("b", 0) + counts["rankings"],
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do next."""
+
+    text: str
+    why: str = ""
+    label: str = ""
+    """Of the button that does it; empty where there is nothing to press."""
+    do: str = ""
+    """A stage, or `resume`, or the name of the tab where to go."""
+    run: str = ""
+    """The run to resume."""
+
+
+def next_step(now: Standing) -> Step:
+    """Choose the one obvious step."""
+    if not now.base:
+        return Step("The base is not in memory yet", "Training can start as soon as it answers.")
+    if now.at_work:
+        return Step(now.at_work, "You can leave or reload this page; it goes on, and its charts stay.")
+    if run := now.unfinished:
+        how = "was stopped" if run.status == "paused" else "broke off"
+        return Step(
+            f"{run.id} {how} after step {run.step}", "It goes on where it stopped.", "Resume it", "resume", run.id
+        )
+    if now.newest("sft") is None and now.demonstrations >= FEWEST_DEMONSTRATIONS:
+        why = "It gives the adapter that all later stages start from."
+        return Step(f"You have {now.demonstrations:,} demonstrations: train SFT", why, "Train SFT", "sft")
+    if now.newest("reward") is None:
+        return _first_reward(now)
+    return _next_round(now)
+
+
+def _first_reward(now: Standing) -> Step:
+    left = FIRST_VOTES - now.votes
+    if left > 0:
+        if not now.votes:
+            text = f"No votes yet: rate {left} answers, then train a reward model"
+            why = "" if now.demonstrations else "If you have answers worth imitating, import them under Data first."
+            return Step(text, why, "Rate answers", "Rate")
+        text = f"You have {_votes(now.votes)}: rate {left} more, then train a reward model"
+        return Step(text, "With fewer it would guess.", "Rate answers", "Rate")
+    why = "It learns which of two answers you like better, and judges in your place during PPO."
+    return Step(f"You have {_votes(now.votes)}: train a reward model", why, "Train a reward model", "reward")
+
+
+def _next_round(now: Standing) -> Step:
+    reward, policy, fresh = now.newest("reward"), now.newest("ppo"), now.fresh_votes()
+    assert reward is not None
+    if fresh >= FRESH_VOTES:
+        text = f"You have {_votes(now.votes)}, {fresh} of them new: train a new reward model"
+        return Step(text, f"{reward.name} knows only the others.", "Train a reward model", "reward")
+    right, more = reward.card.get("metrics", {}).get("eval/accuracy", 1.0), FRESH_VOTES - fresh
+    if right < BARELY_RIGHT:
+        text = f"{reward.name} is right about only {right:.0%} of your held-out votes: rate {more} more answers"
+        return Step(text, "PPO would chase its mistakes.", "Rate answers", "Rate")
+    if policy is None or str(policy.card.get("created", "")) < str(reward.card.get("created", "")):
+        why = "The policy practises on your prompts, and the reward model says how well it does."
+        return Step(f"{reward.name} knows what you like: train the policy with PPO", why, "Train with PPO", "ppo")
+    text = f"{policy.name} has learnt what your votes could teach: rate {more} of its answers"
+    return Step(text, "Fresh votes on its own answers make the next round better.", "Rate answers", "Rate")
+
+
+def milestone(now: Standing) -> str:
+    """Say how many votes are left to the next milestone; empty where it is reached."""
+    first = now.newest("reward") is None
+    left = FIRST_VOTES - now.votes if first else FRESH_VOTES - now.fresh_votes()
+    if left <= 0:
+        return ""
+    return f"{left} more before a first one is worth training" if first else f"{left} more before a new one is worth it"
+
+
+def missing(stage: str, now: Standing) -> str:
+    """Say what keeps a stage from starting and what to do; empty where nothing does."""
+    if not now.base:
+        return "The base is not in memory yet; wait for it, or load one under Base and adapters."
+    if now.at_work:
+        return f"{now.at_work}; stop it first, or wait for its end."
+    if stage == "sft" and not now.demonstrations:
+        return "No demonstrations yet: import some under Data, or write better answers while you rate."
+    if stage == "reward" and not now.clear:
+        return "No votes that prefer an answer yet: rate some pairs, or import comparisons under Data."
+    if stage == "ppo" and now.newest("reward") is None:
+        return "No reward model on this base yet: train one first."
+    if stage == "ppo" and not (now.prompts or now.votes or now.demonstrations):
+        return "No prompts to practise on yet: import some under Data."
+    return ""
+
+
+def plan(stage: str, now: Standing, settings: dict[str, float | None], pace: float | None) -> str:
+    """Say what a stage would learn from and how long it may take; `pace` is the seconds of a step last time."""
+    share = "some of them kept apart to measure on"
+    if stage == "ppo":
+        learns = f"Practises on {now.prompts:,} prompts" if now.prompts else "Practises on the prompts of your votes"
+        steps = settings.get("steps") or 0
+    else:
+        rows = now.demonstrations if stage == "sft" else now.votes
+        learns = f"Learns from {rows:,} demonstrations" if stage == "sft" else f"Learns from {_votes(rows)}"
+        if stage == "reward" and milestone(now):
+            share += f"; {milestone(now)}"
+        steps = 0.9 * rows * (settings.get("epochs") or 0) / max(1, settings.get("batch_size") or 1)
+    steps = max(1, math.ceil(steps))
+    time = f", {duration(steps * pace)} at the pace of the last run" if pace else ""
+    return f"{learns}, {share}. About {steps:,} step{'s' * (steps != 1)}{time}."
+
+
+def choices(stage: str, setting: str, now: Standing) -> list[tuple[str, str]]:
+    """List (what to show, value) of the adapters that can play a part; the first stands for naming none."""
+    wanted = ROLES[stage][setting]
+    newest = now.newest(wanted) if wanted else None
+    nothing = f"the newest: {newest.name}" if newest else "the bare base"
+    if (stage, setting) == ("ppo", "parent"):
+        nothing = "the SFT adapter"
+    if setting == "reward":
+        nothing = nothing if newest else "none yet"
+    named = [a.name for a in reversed(now.adapters) if a.stage in FITTING[stage, setting]]
+    bare = [("the bare base", BARE)] if newest and setting != "reward" else []
+    return [(nothing, ""), *bare, *((name, name) for name in named)]
+
+
+def _votes(number: int) -> str:
+    return f"{number:,} vote{'s' * (number != 1)}"

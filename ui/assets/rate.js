@@ -1,0 +1,442 @@
+// The Rate tab. Shows what the server says lies in front of the person, and sends what the person says about it.
+// In scope: element and server (Gradio's), and what rate_text.js, rate_ranking.js and rate_history.js define.
+
+const LETTERS = ["A", "B", "C", "D", "E", "F"];
+const ARM_MS = 300; // A key pressed this soon after a pair appeared was meant for the one before.
+const LOOK_MS = { drawing: 120, waiting: 500, idle: 2000, hidden: 400 };
+
+const root = element.querySelector(".rate");
+const $ = (selector) => root.querySelector(selector);
+const shown = () => root.offsetParent !== null && !document.hidden;
+
+let view = {};
+let info = {};
+let seen = null; // what the page shows now, so that only what changed is drawn
+let busy = false;
+let epoch = 0; // grows with every action: a look that was under way says nothing new then
+let armedAt = 0;
+let editing = null;
+
+const VERDICTS = [
+  ["a2", "A much better", "1"], ["a1", "A better", "2"], ["tie", "Tie", "3"], ["b1", "B better", "4"],
+  ["b2", "B much better", "5"], ["both_bad", "Both bad", "B"], ["skip", "Skip", "S"],
+];
+const TOOLS = [
+  ["undo", "Undo", "U"], ["edit0", "Edit A", "E"], ["edit1", "Edit B", "⇧E"], ["again", "Regenerate", "R"],
+  ["next", "New pair", "N"], ["legend", "All keys", "?"],
+];
+const LEGEND = [
+  ["1 or ⇧←", "A much better"], ["2 or ←", "A better"], ["3 or T", "tie"], ["4 or →", "B better"], ["5 or ⇧→", "B much better"],
+  ["B", "both bad"], ["S", "skip: no verdict"], ["U", "undo, again and again"], ["E", "write a better A"], ["⇧E", "write a better B"],
+  ["R", "other answers, same prompt"], ["N", "another prompt (in a chat: a new one)"], ["V", "where the last answers were from"],
+  ["W", "write a prompt"], ["H", "earlier votes"], ["?", "show or hide these keys"],
+  ["1 … 6", "ranking: next best, or out again"], ["T or =", "ranking: the next one is tied"], ["⌫", "ranking: take the last one back"],
+  ["Enter", "ranking: save"], ["Esc", "leave a field"], ["Ctrl Enter", "save what you wrote"],
+];
+
+const rank = ranking($(".ranks"), LETTERS, drawRanking);
+const past = pastVotes($(".history"), act);
+
+// -- talking to the server --------------------------------------------------------------------------------------
+
+async function ask(payload) {
+  const lost = { said: "The app does not answer. Is it still running?", wrong: true };
+  try {
+    return (await server.rate_ask(payload)) || lost;
+  } catch {
+    return lost;
+  }
+}
+
+/** Do something and show what comes next; one thing after the other. */
+async function act(payload) {
+  while (busy) await new Promise((done) => setTimeout(done, 20));
+  busy = true;
+  epoch += 1;
+  const reply = await ask(payload);
+  busy = false;
+  show(reply);
+  return reply;
+}
+
+let timer = 0;
+async function look() {
+  clearTimeout(timer);
+  if (!element.isConnected) return;
+  if (shown()) measure();
+  if (shown() && !busy) {
+    const before = epoch;
+    const reply = await ask({ do: "look", stamp: view.stamp });
+    if (before === epoch && !busy) show(reply);
+  }
+  timer = setTimeout(look, !shown() ? LOOK_MS.hidden : LOOK_MS[pace()]);
+}
+
+function pace() {
+  if (view.sheet && !view.sheet.whole && !view.sheet.problem && !view.stuck) return "drawing";
+  return view.sheet && view.sheet.whole ? "idle" : "waiting";
+}
+
+/** Tell the style sheet how much of the window is left below the header. */
+function measure() {
+  const top = `${Math.round(root.getBoundingClientRect().top + window.scrollY)}px`;
+  if (root.style.getPropertyValue("--rate-top") !== top) root.style.setProperty("--rate-top", top);
+}
+
+// -- showing ----------------------------------------------------------------------------------------------------
+
+function show(reply) {
+  const changed = reply.stamp !== undefined && reply.stamp !== view.stamp;
+  if ("stamp" in reply && "sheet" in reply) view = reply;
+  for (const name of ["progress", "undoable", "revealable", "chosen", "choices"]) if (name in reply) info[name] = reply[name];
+  if ("choices" in reply) drawChoices();
+  if ("progress" in reply) drawProgress();
+  if (reply.said !== undefined) say(reply.said, reply.wrong);
+  if (reply.sources) say(`They were from: ${reply.sources.map((name, i) => `${LETTERS[i]} ${name}`).join(", ")}`);
+  if (reply.history) past.show(reply.history);
+  else if (reply.progress && past.isOpen) ask({ do: "history", page: past.page }).then((more) => more.history && past.show(more.history));
+  if (changed || !seen) drawSheet();
+  drawButtons();
+}
+
+function say(words, wrong = false) {
+  $(".said .words").textContent = words;
+  $(".said").classList.toggle("wrong", wrong);
+  $("[data-do=reveal]").hidden = !info.revealable;
+}
+
+function drawProgress() {
+  const now = info.progress;
+  const parts = [make("b", {}, String(now.today)), " today · ", make("b", {}, String(now.total)), " in all"];
+  if (now.pace) parts.push(` · ${now.pace} a minute`);
+  parts.push(` · ${now.next}`);
+  $(".progress").replaceChildren(...parts);
+  if (now.agreement) $(".progress").append(make("br", {}), now.agreement);
+}
+
+function drawSheet() {
+  const sheet = view.sheet;
+  const fresh = !seen || !sheet || seen.id !== sheet.id || seen.answers.length !== sheet.answers.length;
+  if (fresh) {
+    stopEditing();
+    buildAnswers(sheet ? sheet.answers.length : info.chosen.answers);
+    rank.start(sheet && sheet.answers.length > 2 ? sheet.answers.length : 0);
+    drawExtras();
+  }
+  const turns = sheet ? sheet.prompt : view.turns;
+  if (fresh || seen.turns !== turns.length) converse($(".prompt"), turns);
+  if (!turns.length) $(".prompt").replaceChildren(make("span", { className: "faint" }, view.sheet ? "" : "No prompt yet"));
+  root.querySelectorAll(".answer").forEach((box, place) => fill(box, sheet, place));
+  if (sheet && sheet.whole && (fresh || !seen.whole)) arm();
+  compose(sheet);
+  seen = sheet ? { id: sheet.id, answers: sheet.answers, whole: sheet.whole, turns: turns.length } : { answers: [], turns: turns.length };
+  root.dataset.sheet = sheet ? sheet.id : "";
+}
+
+function arm() {
+  armedAt = performance.now() + ARM_MS;
+  setTimeout(drawButtons, ARM_MS + 5);
+}
+
+function buildAnswers(count) {
+  const box = $(".answers");
+  box.className = `answers${count > 2 ? " many" : ""}${count === 3 || count > 4 ? " three" : ""}`;
+  box.replaceChildren(...Array.from({ length: count }, (_, place) => {
+    const header = make("header", {}, `${LETTERS[place]}`);
+    const node = make("section", { className: "answer", "aria-label": `Answer ${LETTERS[place]}` }, header,
+      make("div", { className: "text", tabIndex: 0 }), make("span", { className: "wait", hidden: true }));
+    if (count > 2) {
+      const button = make("button", { type: "button", className: "quiet" });
+      button.addEventListener("click", () => rank.pick(place));
+      header.append(button);
+      node.draggable = true;
+      rank.drag(place, node);
+    }
+    return node;
+  }));
+}
+
+function fill(box, sheet, place) {
+  const body = box.querySelector(".text");
+  const wait = box.querySelector(".wait");
+  const text = sheet ? sheet.answers[place] : "";
+  if (body.dataset.full !== text || !body.childNodes.length) {
+    body.dataset.full = text;
+    write(body, text);
+  }
+  let words = "";
+  if (!sheet) words = view.wait || "One moment …";
+  else if (sheet.problem) words = `${sheet.problem}. R tries again, N goes on.`;
+  else if (!sheet.whole && view.wait) words = view.wait;
+  else if (!sheet.whole && !text) words = sheet.tries > 1 ? "All came out the same; drawing again …" : "Being written …";
+  else if (sheet.whole && !text.trim()) words = "(an empty answer)";
+  if (words && !text.trim()) body.replaceChildren(make("span", { className: "faint" }, place && !sheet?.whole ? "" : words));
+  wait.hidden = !sheet || sheet.whole || !text;
+  wait.textContent = "being written …";
+  box.setAttribute("aria-busy", String(Boolean(sheet && !sheet.whole)));
+}
+
+function compose(sheet) {
+  const form = $(".composer");
+  form.hidden = !view.compose;
+  if (form.hidden) return;
+  const area = form.querySelector("textarea");
+  const chat = view.compose === "chat";
+  area.placeholder = chat ? (view.turns.length ? "Your next turn" : "Say something") : "Type a prompt; several may wait in line";
+  area.disabled = chat && Boolean(sheet);
+  // The person types next: there is nothing to rate, and no other field they are in.
+  if (!sheet && !area.disabled && (seen === null || seen.id) && !isField(document.activeElement)) area.focus({ preventScroll: true });
+}
+
+function drawRanking() {
+  root.querySelectorAll(".answer").forEach((box, place) => {
+    box.classList.toggle("placed", rank.isPlaced(place));
+    const button = box.querySelector("header button");
+    if (button) button.textContent = rank.isPlaced(place) ? `rank ${rank.ranks()[place]}` : `place (${place + 1})`;
+  });
+  drawButtons();
+}
+
+function drawButtons() {
+  const sheet = view.sheet;
+  const ready = Boolean(sheet && sheet.whole && editing === null);
+  const many = Boolean(sheet && sheet.answers.length > 2);
+  $(".strip").hidden = !many;
+  const row = $(".verdicts");
+  if (row.dataset.many !== String(many)) {
+    row.dataset.many = String(many);
+    row.className = `verdicts${many ? " ranking" : ""}`;
+    row.replaceChildren(...(many
+      ? [button("rank", "Save the ranking", "Enter"), button("clear", "Clear", "Esc"), button("skip", "Skip", "S")]
+      : VERDICTS.map(([name, label, key]) => button(name, label, key))));
+    root.querySelectorAll(".answer header button").forEach(() => drawRanking());
+  }
+  row.querySelectorAll("button").forEach((node) => { node.disabled = !ready; });
+  if (many) row.firstChild.disabled = !ready || rank.left === sheet.answers.length;
+  const can = { undo: info.undoable > 0 && editing === null, edit0: ready && !many, edit1: ready && !many, again: Boolean(sheet) && editing === null,
+    next: Boolean(sheet || view.turns?.length) && editing === null, legend: true };
+  $(".tools").querySelectorAll("button").forEach((node) => { node.disabled = !can[node.dataset.do]; });
+  $("[data-do=reveal]").hidden = !info.revealable;
+  root.dataset.state = ready ? (performance.now() < armedAt ? "shown" : "ready") : sheet && editing === null ? "drawing" : editing === null ? "waiting" : "editing";
+  note(sheet, many);
+}
+
+/** Say below the buttons what the person should know about this pair, where nothing else is being said. */
+function note(sheet, many) {
+  const words = $(".hint");
+  let text = view.ahead ? `${view.ahead} more ready` : "";
+  if (sheet?.whole && view.stuck) text = `${view.wait} ${view.ahead} more ready to be rated.`;
+  if (sheet?.whole && sheet.equal) text = "All answers came out the same, also after drawing again.";
+  if (many && sheet.whole && rank.left && rank.left < sheet.answers.length) text = `${rank.left} not placed: they share the last rank`;
+  words.textContent = text;
+}
+
+function button(name, label, key) {
+  const node = make("button", { type: "button", "data-do": name }, label, " ", make("kbd", { "aria-hidden": "true" }, key));
+  node.addEventListener("click", () => press(name));
+  return node;
+}
+
+// -- choices ----------------------------------------------------------------------------------------------------
+
+function drawChoices() {
+  const { chosen, choices } = info;
+  const fillSelect = (name, options) => $(`[data-choice=${name}]`).replaceChildren(...options.map(([value, label]) => make("option", { value }, label)));
+  fillSelect("first", choices.adapters);
+  fillSelect("second", [["", "the same"], ...choices.adapters.slice(1)]);
+  for (const node of root.querySelectorAll("[data-choice]")) {
+    const value = chosen[node.dataset.choice];
+    if (node.type === "checkbox") node.checked = value;
+    else node.value = value ?? "";
+  }
+  $("[data-choice=temperature]").placeholder = choices.temperature;
+  $("[data-choice=max_new_tokens]").placeholder = choices.max_new_tokens;
+  $(".criteria").replaceChildren(...choices.criteria.map((name) => {
+    const box = make("input", { type: "checkbox", value: name, checked: chosen.criteria.includes(name) });
+    box.addEventListener("change", () => prefer({ criteria: [...root.querySelectorAll(".criteria :checked")].map((node) => node.value) }));
+    return make("label", { className: "tick" }, box, ` ${name}`);
+  }));
+  drawExtras();
+}
+
+async function prefer(values) {
+  await act({ do: "prefer", values });
+  drawSheet();
+}
+
+root.addEventListener("change", (event) => {
+  const node = event.target;
+  if (node.matches(".own")) {
+    const { own, criteria } = info.chosen;
+    const name = node.value.trim();
+    node.value = "";
+    if (name) prefer({ own: [...own, name], criteria: [...criteria, name] });
+  } else if (node.dataset.choice) {
+    const number = node.type === "number" || node.dataset.choice === "answers";
+    prefer({ [node.dataset.choice]: node.type === "checkbox" ? node.checked : number ? (node.value === "" ? null : Number(node.value)) : node.value });
+    if (node.matches("select") && !node.matches(":focus-visible")) node.blur(); // chosen by mouse: keys vote again
+  }
+});
+
+/** The optional questions about the pair: criteria, reasons, a note. */
+function drawExtras() {
+  const { chosen, choices } = info;
+  const parts = [];
+  const two = !view.sheet || view.sheet.answers.length === 2;
+  for (const name of two ? chosen.criteria : []) {
+    const options = [["a", "A"], ["tie", "="], ["b", "B"]].map(([value, label]) =>
+      make("label", {}, make("input", { type: "radio", name: `criterion-${name}`, value, "data-criterion": name }), label));
+    parts.push(make("span", { className: "criterion", role: "radiogroup", "aria-label": name }, make("b", {}, name), ...options));
+  }
+  if (chosen.reasons && two) for (const reason of choices.reasons) {
+    parts.push(make("label", { className: "tick" }, make("input", { type: "checkbox", "data-reason": reason }), reason));
+  }
+  if (chosen.note) parts.push(make("input", { className: "note", type: "text", placeholder: "Note", "aria-label": "Note", maxLength: 2000 }));
+  $(".extras").replaceChildren(...parts);
+  $(".extras").hidden = !parts.length;
+}
+
+function extras() {
+  const criteria = Object.fromEntries([...root.querySelectorAll("[data-criterion]:checked")].map((n) => [n.dataset.criterion, n.value]));
+  const reasons = [...root.querySelectorAll("[data-reason]:checked")].map((n) => n.dataset.reason);
+  return { criteria, reasons, note: $(".note")?.value || "" };
+}
+
+// -- writing a better one ---------------------------------------------------------------------------------------
+
+function edit(place) {
+  const box = root.querySelectorAll(".answer")[place];
+  const body = box.querySelector(".text");
+  editing = place;
+  const area = make("textarea", { value: view.sheet.answers[place], dir: "auto", "aria-label": `A better answer than ${LETTERS[place]}` });
+  const better = make("select", {}, ...[["a", "A was better"], ["b", "B was better"], ["tie", "neither was better"]].map(([value, label]) => make("option", { value }, label)));
+  better.value = place ? "b" : "a";
+  const save = make("button", { type: "button", className: "go" }, "Save ", make("kbd", {}, "Ctrl Enter"));
+  const cancel = make("button", { type: "button" }, "Cancel ", make("kbd", {}, "Esc"));
+  const send = () => act({ do: "edit", sheet: view.sheet.id, place, text: area.value, better: better.value, ...extras() });
+  save.addEventListener("click", send);
+  cancel.addEventListener("click", () => { stopEditing(); drawButtons(); });
+  const footer = make("div", { className: "foot" }, save, cancel, make("label", {}, "Of the two,", better));
+  const onKey = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
+    else if (event.key === "Escape") cancel.click();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  area.addEventListener("keydown", onKey);
+  footer.addEventListener("keydown", onKey);
+  body.hidden = true;
+  box.append(area, footer);
+  area.focus({ preventScroll: true });
+  drawButtons();
+}
+
+function stopEditing() {
+  if (editing === null) return;
+  editing = null;
+  root.querySelectorAll(".answer textarea, .answer .foot").forEach((node) => node.remove());
+  root.querySelectorAll(".answer .text").forEach((node) => { node.hidden = false; });
+}
+
+// -- what keys and buttons do -----------------------------------------------------------------------------------
+
+const isVerdict = (name) => VERDICTS.some(([own]) => own === name);
+
+/** Do what a button says, if it can be done now: a key pressed while another is at work was meant for what is gone. */
+function press(name, byKey = false) {
+  const sheet = view.sheet;
+  const node = root.querySelector(`[data-do="${name}"]`);
+  if (busy || !node || node.disabled) return;
+  if (byKey && (isVerdict(name) || name === "rank") && performance.now() < armedAt) return;
+  const many = sheet && sheet.answers.length > 2;
+  if (name === "skip" && many) act({ do: "next", sheet: sheet.id });
+  else if (isVerdict(name)) act({ do: "vote", sheet: sheet.id, verdict: name, ...extras() });
+  else if (name === "rank") act({ do: "rank", sheet: sheet.id, ranks: rank.ranks(), ...extras() });
+  else if (name === "clear") { rank.start(sheet.answers.length); drawRanking(); }
+  else if (name === "edit0" || name === "edit1") edit(Number(name.at(-1)));
+  else if (name === "again" || name === "next") act({ do: name, sheet: sheet?.id });
+  else if (name === "undo") act({ do: "undo" });
+  else if (name === "reveal") act({ do: "reveal" });
+  else if (name === "legend") $(".legend").hidden = !$(".legend").hidden;
+  else if (name === "more") {
+    const box = $("div.more");
+    box.hidden = !box.hidden;
+    node.setAttribute("aria-expanded", String(!box.hidden));
+    root.classList.toggle("unfolded", !box.hidden);
+  }
+}
+
+function isField(node) {
+  return Boolean(node?.closest?.("textarea, select, [contenteditable=''], [contenteditable=true], input:not([type=checkbox]):not([type=radio])"));
+}
+
+const KEYS = { a2: ["Digit1", "S-ArrowLeft"], a1: ["Digit2", "ArrowLeft"], tie: ["Digit3", "t"], b1: ["Digit4", "ArrowRight"],
+  b2: ["Digit5", "S-ArrowRight"], both_bad: ["b"], skip: ["s"], undo: ["u"], edit0: ["e"], edit1: ["S-e"], again: ["r"], next: ["n"], reveal: ["v"], legend: ["?"] };
+const BY_KEY = Object.fromEntries(Object.entries(KEYS).flatMap(([name, keys]) => keys.map((key) => [key, name])));
+
+/** Name a key: digits by their place, so that layouts with shifted digits work; letters by what they write. */
+function nameOf(event) {
+  const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
+  if (digit && !event.shiftKey) return `Digit${digit[1]}`;
+  if (event.key === "?") return "?";
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  return event.shiftKey && key !== "=" ? `S-${key}` : key;
+}
+
+function rankKey(name, event) {
+  const digit = /^Digit([1-6])$/.exec(name);
+  if (digit) rank.pick(Number(digit[1]) - 1);
+  else if (name === "t" || name === "=") rank.tieNext();
+  else if (name === "Backspace") rank.takeBack();
+  else if (name === "Escape") press("clear", true);
+  else if (name === "Enter" && !event.target.closest("button, summary, [role=tab]")) press("rank", true);
+  else return false;
+  return true;
+}
+
+function onKey(event) {
+  if (!element.isConnected) return document.removeEventListener("keydown", onKey);
+  if (!shown() || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+  if (isField(event.target)) {
+    if (event.key === "Escape" && root.contains(event.target)) event.target.blur();
+    return;
+  }
+  const name = nameOf(event);
+  // Arrows belong to what moves by them: tabs, and choices of one out of several.
+  if (name.includes("Arrow") && event.target.closest("[role=tab], input[type=radio]")) return;
+  const many = view.sheet && view.sheet.answers.length > 2;
+  let used = true;
+  if (event.repeat) return;
+  if (name === "w" && view.compose) $(".composer textarea").focus();
+  else if (name === "h") past.toggle();
+  else if (many && view.sheet.whole && rankKey(name, event)) used = true;
+  else if (many && ["a2", "a1", "tie", "b1", "b2", "both_bad"].includes(BY_KEY[name])) used = false;
+  else if (BY_KEY[name]) press(BY_KEY[name], true);
+  else used = false;
+  if (used) event.preventDefault();
+}
+
+// -- the page ---------------------------------------------------------------------------------------------------
+
+$(".tools").append(...TOOLS.map(([name, label, key]) => button(name, label, key)), make("span", { className: "hint", role: "note" }));
+$(".legend").append(...LEGEND.map(([key, meaning]) => make("div", {}, make("dt", {}, make("kbd", {}, key)), make("dd", {}, meaning))));
+for (const name of ["more", "reveal"]) $(`[data-do=${name}]`).addEventListener("click", () => press(name));
+$(".composer").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const area = $(".composer textarea");
+  const reply = await act({ do: "type", text: area.value });
+  if (!reply.wrong) {
+    area.value = "";
+    area.blur(); // the next keys are about the answers
+  }
+});
+$(".composer textarea").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $(".composer").requestSubmit();
+});
+document.addEventListener("keydown", onKey);
+document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
+measure();
+act({ do: "open" }).then(look);

@@ -1,0 +1,141 @@
+"""Rows and numbers of the data as HTML: text of people and models is always escaped."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from lorarlhf.ui import browsing
+from lorarlhf.ui.browsing import Page, answers_of, rater_of
+
+from lorarlhf.store import Row, Store
+from lorarlhf.store.codec import prompt_of
+from lorarlhf.types import Comparison, Outcome, Ranking, is_heldout
+
+KIND_WORDS = {"comparisons": "Comparisons", "rankings": "Rankings", "demonstrations": "Demonstrations"}
+KIND_WORDS |= {"prompts": "Prompts"}
+OUTCOME_WORDS = {"a": "A is better", "b": "B is better", "tie": "tie", "both_bad": "both bad", "skip": "skipped"}
+SHORT = 160
+"""Letters of a text in the list."""
+
+
+def overview_html(store: Store) -> str:
+    """Write the counts, and the balance of what was voted."""
+    counts, outcomes, sides = store.counts(), store.outcomes(), browsing.sides(store)
+    tiles = [(words, counts[kind]) for kind, words in KIND_WORDS.items()]
+    tiles += [("Raters", counts["raters"]), ("Undone or replaced", counts["undone"])]
+    told = "".join(f"<div><dt>{name}</dt><dd>{count}</dd></div>" for name, count in tiles)
+    prompts, kept = browsing.held_out(store)
+    bars = [
+        _bar("Outcomes", {words: outcomes.get(name, 0) for name, words in OUTCOME_WORDS.items()}),
+        _bar("Better answer stood on the", sides),
+        _bar("Different prompts", {"to learn from": prompts - kept, "held out to measure on": kept}),
+    ]
+    return f"<dl class='counts'>{told}</dl><div class='bars'>{''.join(bars)}</div>"
+
+
+def _bar(title: str, values: dict[str, int]) -> str:
+    whole = sum(values.values())
+    if not whole:
+        return ""
+    shown = {name: count for name, count in values.items() if count}
+    told = ", ".join(f"{name} {count}" for name, count in shown.items())
+    order = list(values)
+    pieces = "".join(f"<i class='c{order.index(name)}' style='flex-grow:{count}'></i>" for name, count in shown.items())
+    legend = "".join(
+        f"<li><i class='c{order.index(name)}' aria-hidden='true'></i>{name} <b>{count}</b> {count / whole:.0%}</li>"
+        for name, count in shown.items()
+    )
+    label = escape(f"{title}: {told}", quote=True)
+    return (
+        f"<section><h4>{title}</h4><div class='bar' role='img' aria-label='{label}'>{pieces}</div>"
+        f"<ul class='legend'>{legend}</ul></section>"
+    )
+
+
+def list_html(page: Page) -> str:
+    """Write one page of rows, each a button that opens it."""
+    if not page.rows:
+        return "<p class='subdued'>Nothing here. Rate some answers, bring in a file, or look for something else.</p>"
+    return f"<ol class='rows'>{''.join(map(_item, page.rows))}</ol>"
+
+
+def _item(row: Row[Any]) -> str:
+    gone = "gone" if row.undone else ""
+    tags = [verdict(row), rater_of(row), row.queue, "held out" if is_heldout(prompt_of(row.value)) else ""]
+    tags += ["replaced" if row.replaced_by else "deleted"] if row.undone else []
+    marks = "".join(f"<span class='tag'>{escape(tag)}</span>" for tag in tags if tag)
+    answers = " · ".join(_short(text) for text in answers_of(row.value)[:2])
+    said = f"<span class='said'>{answers}</span>" if answers else ""
+    return (
+        f"<li class='{gone}'><button type='button' data-name='{row.id}' aria-pressed='false'>"
+        f"<span class='top'><b>{_short(prompt_of(row.value)[-1]['content'])}</b></span>"
+        f"{said}</button><span class='marks'>#{row.id} · {_when(row)}{marks}</span></li>"
+    )
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return f"<bdi>{text}</bdi>"
+
+
+def _when(row: Row[Any]) -> str:
+    return escape(row.created[:16].replace("T", " "))
+
+
+def verdict(row: Row[Any]) -> str:
+    """Say in a few words what a vote says."""
+    value = row.value
+    if isinstance(value, Comparison):
+        outcome = Outcome(value.outcome)
+        much = outcome in (Outcome.A, Outcome.B) and value.strength > 1
+        return OUTCOME_WORDS[outcome.value].replace("is", "is much" if much else "is")
+    return f"{len(value.completions)} ranked" if isinstance(value, Ranking) else ""
+
+
+def row_html(row: Row[Any] | None) -> str:
+    """Write a row in full."""
+    if row is None:
+        return ""
+    turns = "".join(
+        f"<div class='turn'><b>{escape(m['role'])}</b><div class='text' dir='auto'>{escape(m['content'])}</div></div>"
+        for m in prompt_of(row.value)
+    )
+    answers = "".join(_answer(name, text, best) for name, text, best in _answers(row.value))
+    facts = "".join(f"<span class='tag'>{escape(fact)}</span>" for fact in _facts(row))
+    title = f"{KIND_WORDS[row.kind][:-1]} #{row.id}"
+    return f"<h3>{title}</h3><p>{facts}</p>{turns}<div class='answers'>{answers}</div>"
+
+
+def _answer(name: str, text: str, best: bool) -> str:
+    return (
+        f"<div class='answer {'best' if best else ''}'><b>{escape(name)}</b>"
+        f"<div class='text' dir='auto'>{escape(text)}</div></div>"
+    )
+
+
+def _answers(value: Any) -> list[tuple[str, str, bool]]:
+    """Give each answer a name and tell whether it is the preferred one."""
+    if isinstance(value, Comparison):
+        sides = {"a": "left", "b": "right"} if value.left == "a" else {"a": "right", "b": "left"}
+        said = Outcome(value.outcome).value
+        return [(f"{side.upper()} · {sides[side]}", getattr(value, side), said == side) for side in ("a", "b")]
+    if isinstance(value, Ranking):
+        ranked = sorted(zip(value.ranks, value.completions, strict=True), key=lambda pair: pair[0])
+        return [(f"Place {rank}", text, rank == ranked[0][0]) for rank, text in ranked]
+    return [("Answer", text, True) for text in answers_of(value)]
+
+
+def _facts(row: Row[Any]) -> list[str]:
+    facts = [_when(row), verdict(row), f"queue {row.queue}" if row.queue else ""]
+    if is_heldout(prompt_of(row.value)):
+        facts.append("held out")
+    if origin := getattr(row.value, "origin", None):
+        facts += [f"by {origin.rater}" if origin.rater else "", f"from {origin.source}" if origin.source else ""]
+        facts += [f"{origin.seconds:.0f} s" if origin.seconds else "", f"note: {origin.note}" if origin.note else ""]
+        facts += [f"written by {name or 'the bare base'}" for name in dict.fromkeys(origin.adapters)]
+    facts += [f"because {reason}" for reason in getattr(row.value, "reasons", ())]
+    facts += [f"{name}: {Outcome(said).value}" for name, said in getattr(row.value, "criteria", {}).items()]
+    if row.undone:
+        facts.append(f"replaced by #{row.replaced_by}" if row.replaced_by else "deleted; kept in the history")
+    return [fact for fact in facts if fact]

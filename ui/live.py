@@ -1,0 +1,63 @@
+"""Pieces several tabs are made of: a panel that keeps itself up to date, and a link to a file of the exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Of events that are quick and have nothing to say; toasts only come from events that queue."""
+UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Of events that may take a while or warn."""
+
+
+def asset(name: str) -> str:
+    """Read a script of the app."""
+    return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
+
+
+def live(draw: Callable[[], str], looks: str, **options: Any) -> gr.HTML:
+    """Make a panel that draws itself anew, while somebody can see it, whenever it would look different.
+
+    Buttons in it with a `data-name` raise the event `pick`, and `chosen` is the name of the one marked as chosen;
+    `opens` may name the element that a choice shows, which is then scrolled to.
+    `looks` is a class of the style sheets. `draw` must escape whatever people or models wrote.
+    """
+
+    def look(payload: dict[str, Any]) -> dict[str, str] | None:
+        now = draw()
+        return None if payload.get("seen") == now else {"seen": now, "html": now}
+
+    return gr.HTML(
+        draw,
+        js_on_load=asset("live.js"),
+        server_functions=[look],
+        elem_classes=looks,
+        apply_default_css=False,
+        chosen="",
+        **options,
+    )
+
+
+def listing(looks: str, **options: Any) -> gr.HTML:
+    """Make a panel of things to choose from, as `live` does, that only events change."""
+    return gr.HTML(elem_classes=looks, js_on_load=asset("live.js"), apply_default_css=False, chosen="", **options)
+
+
+def plain(looks: str, **options: Any) -> gr.HTML:
+    """Make a panel whose HTML only events change."""
+    return gr.HTML(elem_classes=looks, js_on_load=None, apply_default_css=False, **options)
+
+
+def link_html(path: Path) -> str:
+    """Write the link that downloads a file of the workspace's exports."""
+    name, address = escape(path.name, quote=True), "gradio_api/file=" + quote(path.as_posix())
+    return (
+        f"<p role='status'><a class='download' download='{name}' href='{address}'>Download {name}</a> "
+        f"<span class='subdued'>also at {escape(str(path))}</span></p>"
+    )

@@ -1,0 +1,83 @@
+"""What is in memory, as a bar with a legend. Knows nothing of Gradio."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from lorarlhf.ui.desk import Desk
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the bar."""
+
+    kind: str
+    """`base`, `adapter`, `rest` or `free`: its colour."""
+    name: str
+    size: int
+    """Bytes."""
+
+
+def parts_of(memory: dict[str, Any], process: int, free: int) -> list[Part]:
+    """Divide memory into base, adapters, whatever else is taken, and what is free.
+
+    `memory` is what `EngineClient.describe` says; on a card of its own it knows what is free there. Elsewhere
+    `process` bytes of the engine's process and `free` bytes of the machine are all there is to know.
+    """
+    if not memory:
+        return []
+    base, adapters = int(memory["base_bytes"]), memory["adapters"]
+    named = base + sum(adapters.values())
+    if "total_bytes" in memory:
+        free = memory["free_bytes"]
+        rest = Part("rest", "cache, libraries and other programs", max(0, memory["total_bytes"] - free - named))
+    else:
+        rest = Part("rest", "rest of the engine: cache and libraries", max(0, process - named))
+    loaded = [Part("adapter", name, size) for name, size in adapters.items()]
+    return [Part("base", str(memory["base"]["name"]), base), *loaded, rest, Part("free", "free", free)]
+
+
+def memory_html(desk: Desk) -> str:
+    """Draw the bar of the engine as it is now."""
+    parts = parts_of(desk.memory, _process_bytes(desk.engine.pid), psutil.virtual_memory().available)
+    if not parts:
+        return "<p class='subdued'>Nothing yet: no base is loaded.</p>"
+    device = str(desk.memory.get("device", "cpu"))
+    where = "this computer's memory" if device == "cpu" else f"the memory of {device}"
+    return draw(parts, f"In {where}")
+
+
+def draw(parts: list[Part], title: str) -> str:
+    """Draw parts as a bar, wide in proportion, each with its size in a legend below."""
+    whole = sum(part.size for part in parts) or 1
+    told = ", ".join(f"{part.name} {size_of(part.size)}" for part in parts)
+    bar = "".join(f"<i class='{part.kind}' style='flex-grow:{part.size / whole:.5f}'></i>" for part in parts)
+    legend = "".join(
+        f"<li><i class='{part.kind}' aria-hidden='true'></i>{html.escape(part.name)} <b>{size_of(part.size)}</b></li>"
+        for part in parts
+    )
+    label = html.escape(f"{title}: {told}", quote=True)
+    return (
+        f"<h3>{html.escape(title)}</h3><div class='bar' role='img' aria-label='{label}'>{bar}</div>"
+        f"<ul class='legend'>{legend}</ul>"
+    )
+
+
+def size_of(size: int) -> str:
+    """Write bytes as a person reads them, to three digits."""
+    number, unit = size / 2**20, "MB"
+    if number >= 1000:
+        number, unit = number / 1024, "GB"
+    digits = 0 if number >= 99.5 else 1
+    return f"{number:.{digits}f} {unit}"
+
+
+def _process_bytes(pid: int | None) -> int:
+    """Measure the engine's process; 0 where it is just gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        return 0

@@ -1,0 +1,322 @@
+"""What a page asks for while a person rates, and what it is told. Knows nothing of Gradio.
+
+One rating desk serves all pages: a reload, or a second window, shows the same pair. A page sends
+`{"do": "vote", "sheet": id, …}` and gets everything it shows next in the same reply. A vote is on disk before the
+reply, and so before the next pair, exists. Which adapter wrote what is told on request only, after the vote.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Collection
+from typing import Any
+
+from lorarlhf.ui.consistency import again
+from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.pairs import Tray
+from lorarlhf.ui.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
+from lorarlhf.ui.prompt_sources import Chat, Source, Typed, has_imported, imported_line, starter_line
+from lorarlhf.ui.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
+from lorarlhf.ui.tally import progress
+from lorarlhf.ui.vote_history import History, in_words
+
+from lorarlhf.errors import DataError, LoraRlhfError
+from lorarlhf.library import BARE
+from lorarlhf.store import Vote
+from lorarlhf.types import Outcome, Prompt
+
+Payload = dict[str, Any]
+LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000
+
+
+class RatingDesk:
+    """The pair in front of the person, those behind it, and what was said so far."""
+
+    def __init__(self, desk: Desk, rng: random.Random | None = None) -> None:
+        self._desk, self._rng = desk, rng or random.Random()
+        store = desk.store
+        self.chosen = load_preferences(store)
+        self.history = History(store)
+        self._chat, self._typed = Chat(store), Typed(store)
+        self._sources: dict[str, Source] = {
+            "chat": self._chat,
+            "typed": self._typed,
+            "queue": imported_line(store),
+            "starter": starter_line(store),
+        }
+        self.tray = Tray(desk, self.recipe, self._take, self._again)
+        self._last: Sheet | None = None
+        """What the last verdict was about."""
+
+    # -- what pages ask ---------------------------------------------------------------------------------------
+
+    def ask(self, payload: Payload) -> dict[str, Any]:
+        """Do what a page asks for and reply with what it shows next; a refusal is said in one line."""
+        self.tray.watch()
+        try:
+            with self.tray.lock:
+                action = getattr(self, f"do_{payload.get('do')}", None)
+                if action is None:
+                    raise DataError(f"the page asks for {payload.get('do')!r}, which this app does not know; reload it")
+                return action(payload)
+        except LoraRlhfError as error:
+            return {**self.view(), "said": str(error), "wrong": True}
+
+    def do_open(self, payload: Payload) -> dict[str, Any]:
+        """Tell a page everything."""
+        return {**self.tally(), **self.choices(), **self.view()}
+
+    def do_look(self, payload: Payload) -> dict[str, Any]:
+        """Tell a page what changed since it looked last."""
+        view = self.view()
+        return {"stamp": view["stamp"]} if view["stamp"] == payload.get("stamp") else view
+
+    def do_vote(self, payload: Payload) -> dict[str, Any]:
+        """Say which of two answers is better."""
+        sheet, verdict = self._judged(payload), str(payload.get("verdict"))
+        said = sheet.comparison(verdict, self._about(payload))
+        answer = sheet.placed[PREFERRED[verdict]] if verdict in PREFERRED else ""
+        return self._say(sheet, [said], VERDICTS[verdict][2], answer)
+
+    def do_rank(self, payload: Payload) -> dict[str, Any]:
+        """Say in which order three or more answers stand."""
+        sheet, ranks = self._judged(payload), payload.get("ranks")
+        if not isinstance(ranks, list) or any(type(rank) is not int for rank in ranks):
+            raise DataError("a ranking is a list of whole numbers, one per answer")
+        said = sheet.ranking(ranks, self._about(payload))
+        return self._say(sheet, [said], in_words(said), sheet.best_of(ranks))
+
+    def do_edit(self, payload: Payload) -> dict[str, Any]:
+        """Take the answer the person wrote: worth imitating, and better than both."""
+        sheet, text = self._judged(payload), _text(payload, "text")
+        values = sheet.written(text, int(payload.get("place", -1)), str(payload.get("better")), self._about(payload))
+        return self._say(sheet, values, f"your answer: {in_words(values[1])}", text.strip())
+
+    def do_again(self, payload: Payload) -> dict[str, Any]:
+        """Draw other answers to the same prompt."""
+        self._current(payload)
+        self.tray.redraw()
+        return self._told("New answers to the same prompt")
+
+    def do_next(self, payload: Payload) -> dict[str, Any]:
+        """Go on to another prompt without a verdict."""
+        if self.tray.front:
+            sheet = self._current(payload)
+            self._source.drop(sheet.prompt)
+            self.tray.leave()
+        else:
+            self._source.drop(self._chat.turns)
+        if self.source == "chat":
+            self.tray.clear()
+            return self._told("A new conversation")
+        return self._told("Another prompt; nothing was saved about the last one")
+
+    def do_undo(self, payload: Payload) -> dict[str, Any]:
+        """Take the last verdict back and show its answers again."""
+        sheet = self.history.undo()
+        self._last = None
+        if self.source == "chat":
+            self.tray.clear()
+            self._chat.go_back_to(sheet.prompt)
+        self.tray.put_back(sheet)
+        return self._told("Undone. Rate it again, or undo the one before")
+
+    def do_type(self, payload: Payload) -> dict[str, Any]:
+        """Take a prompt, or the next turn of the conversation."""
+        text = _text(payload, "text")
+        if self.source == "chat":
+            self._chat.say(text)
+        else:
+            self._typed.say(text)
+        self.tray.changed()
+        return self._told("")
+
+    def do_prefer(self, payload: Payload) -> dict[str, Any]:
+        """Change what the person chose, and draw again where that changes the answers."""
+        values = payload.get("values")
+        if not isinstance(values, dict):
+            raise DataError("nothing was chosen")
+        chosen = Preferences.parse({**self.chosen.model_dump(), **values}, "rating")
+        before, source = self.recipe(), self.source
+        save_preferences(self._desk.store, chosen)
+        self.chosen = chosen
+        if self.source != source:
+            self.tray.clear()
+        elif self.recipe() != before:
+            self.tray.renew()
+        return {**self._told(""), **self.choices()}
+
+    def do_reveal(self, payload: Payload) -> dict[str, Any]:
+        """Tell who wrote the answers that were judged last."""
+        if self._last is None:
+            raise DataError("rate a pair first; then you may look where its answers came from")
+        return {**self.view(), "sources": self._last.sources}
+
+    def do_history(self, payload: Payload) -> dict[str, Any]:
+        """List what was said before."""
+        return {**self.view(), "history": self.history.page(int(payload.get("page", 0)))}
+
+    def do_change(self, payload: Payload) -> dict[str, Any]:
+        """Change what was said before."""
+        self.history.change(str(payload.get("kind")), int(payload.get("id", 0)), payload.get("verdict", ""))
+        return {**self._told("Changed; what you said before stays in the history"), **self.do_history(payload)}
+
+    def do_take_back(self, payload: Payload) -> dict[str, Any]:
+        """Undo something that was said before."""
+        self.history.take_back(str(payload.get("kind")), int(payload.get("id", 0)))
+        return {**self._told("Taken back"), **self.do_history(payload)}
+
+    # -- what pages are told ----------------------------------------------------------------------------------
+
+    def view(self) -> dict[str, Any]:
+        """Describe what lies in front of the person; nothing in it says where an answer comes from."""
+        with self.tray.lock:
+            sheet, obstacle = self.tray.front, self.tray.obstacle() or self.tray.problem
+            seen: dict[str, Any] = {
+                "sheet": None,
+                "turns": list(self._chat.turns) if self.source == "chat" else [],
+                "compose": self.source if self.source in ("chat", "typed") else "",
+                "ahead": sum(sheet.whole for sheet in list(self.tray.sheets)[1:]),
+                "wait": obstacle or (self._why_nothing() if sheet is None else ""),
+                "stuck": bool(obstacle),
+            }
+            if sheet:
+                seen["sheet"] = {
+                    "id": sheet.id,
+                    "prompt": list(sheet.prompt),
+                    "answers": sheet.placed,
+                    "whole": sheet.whole,
+                    "equal": sheet.equal,
+                    "tries": sheet.tries,
+                    "problem": sheet.problem,
+                }
+                if sheet.whole:
+                    sheet.show()
+        return {**seen, "stamp": zlib.crc32(json.dumps(seen).encode())}
+
+    def tally(self) -> dict[str, Any]:
+        """Say how far the person has come."""
+        return {
+            "progress": progress(self._desk.store, self.chosen.rater),
+            "undoable": len(self.history),
+            "revealable": self._last is not None,
+        }
+
+    def choices(self) -> dict[str, Any]:
+        """Tell what can be chosen, and what is."""
+        default = self._desk.sampling()
+        newest = self._adapter("")[0] or "base"
+        names = [adapter.name for adapter in self._answering()]
+        return {
+            "chosen": {**self.chosen.model_dump(mode="json"), "source": self.source},
+            "choices": {
+                "adapters": [["", f"newest ({newest})"], [BARE, "base, no adapter"], *([n, n] for n in names)],
+                "temperature": default.temperature,
+                "max_new_tokens": default.max_new_tokens,
+                "criteria": list(dict.fromkeys([*CRITERIA, *self.chosen.own])),
+                "reasons": list(REASONS),
+            },
+        }
+
+    # -- how it is done ---------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> str:
+        """Where prompts come from: what the person chose, else what suits."""
+        if self.chosen.source:
+            return self.chosen.source
+        if has_imported(self._desk.store):
+            return "queue"
+        return "starter" if self._desk.load_settings.base == "starter" else "typed"
+
+    @property
+    def _source(self) -> Source:
+        return self._sources[self.source]
+
+    def recipe(self) -> Recipe:
+        """Say how answers are drawn now."""
+        chosen = self.chosen
+        pair = (self._adapter(chosen.first), self._adapter(chosen.second or chosen.first))
+        own = {"temperature": chosen.temperature, "max_new_tokens": chosen.max_new_tokens}
+        return Recipe(
+            base=self._desk.fingerprint,
+            adapters=tuple(pair[i % 2] for i in range(chosen.answers)),
+            sampling=self._desk.sampling(**{name: value for name, value in own.items() if value is not None}),
+            round=len(self._desk.adapters("ppo")),
+        )
+
+    def _answering(self) -> list[Any]:
+        return [adapter for adapter in self._desk.adapters() if adapter.stage != "reward"]
+
+    def _adapter(self, name: str) -> tuple[str, str]:
+        """Find an adapter's name and hash; one that is gone is the newest, and where there is none it is the base."""
+        saved = {} if name == BARE else {adapter.name: adapter for adapter in self._answering()}
+        newest = [found[-1] for stage in ("ppo", "sft") if (found := [a for a in saved.values() if a.stage == stage])]
+        found = saved.get(name) or next(iter(newest), None)
+        return (found.name, found.hash) if found else ("", self._desk.fingerprint)
+
+    def _take(self, busy: Collection[str]) -> Prompt | None:
+        return self._source.take(busy)
+
+    def _again(self, busy: Collection[int]) -> Sheet | None:
+        if not self.chosen.repeats or self.chosen.answers != 2 or self.source == "chat":
+            return None
+        return again(self._desk.store, self.chosen.rater, busy, self._rng)
+
+    def _current(self, payload: Payload) -> Sheet:
+        """Give the front sheet; refuse what another page, or a second key press, says about one that is gone."""
+        sheet = self.tray.front
+        if sheet is None or sheet.id != payload.get("sheet"):
+            raise DataError("that pair is done already, here or in another window; this is the current one")
+        return sheet
+
+    def _judged(self, payload: Payload) -> Sheet:
+        sheet = self._current(payload)
+        if not sheet.whole:
+            raise DataError("the answers are still being written; one moment")
+        return sheet
+
+    def _about(self, payload: Payload) -> About:
+        criteria, reasons = payload.get("criteria") or {}, payload.get("reasons") or []
+        known = {"a": Outcome.A, "b": Outcome.B, "tie": Outcome.TIE}
+        return About(
+            rater=self.chosen.rater,
+            note=str(payload.get("note") or "")[:LONGEST_NOTE],
+            reasons=tuple(reason for reason in REASONS if reason in reasons),
+            criteria={name: known[criteria[name]] for name in self.chosen.criteria if criteria.get(name) in known},
+        )
+
+    def _say(self, sheet: Sheet, values: Collection[Vote], words: str, answer: str) -> dict[str, Any]:
+        """Put on disk what was said; then lay the next sheet in front."""
+        with self._desk.store.transaction():
+            self.history.add(list(values))
+            self._source.done(sheet.prompt, answer)
+        self._last = sheet
+        self.tray.leave()
+        if self.source == "chat":
+            self.tray.clear()
+        return self._told(f"Saved: {words}")
+
+    def _told(self, words: str) -> dict[str, Any]:
+        return {**self.tally(), **self.view(), "said": words}
+
+    def _why_nothing(self) -> str:
+        if self.source == "queue" and not has_imported(self._desk.store):
+            return "No prompts were imported yet. Import some in the tab Data, take the starter's, or type one."
+        if self.source == "typed":
+            return "Type a prompt, and two answers to it appear here."
+        if self.source == "chat":
+            last = self._chat.turns[-1]["role"] if self._chat.turns else ""
+            return "" if last == "user" else "Say something: the answer you prefer continues the conversation."
+        return ""
+
+
+def _text(payload: Payload, name: str) -> str:
+    text = payload.get(name)
+    if not isinstance(text, str):
+        raise DataError("nothing was typed")
+    if len(text) > LONGEST_TEXT:
+        raise DataError(f"{len(text):,} letters are too many; {LONGEST_TEXT:,} at most")
+    return text

@@ -1,0 +1,147 @@
+"""The adapters of a workspace: what stands in their table, and what may be done to them. Knows nothing of Gradio."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lorarlhf.ui.desk import Desk
+
+from lorarlhf.errors import AdapterError, StoreError
+from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
+
+ROLES = {"sft": "SFT", "reward": "reward model", "ppo": "PPO policy"}
+"""What the stages make, in words."""
+RESUMABLE = ("paused", "interrupted", "running")
+
+Row = dict[str, Any]
+
+
+def rows_of(desk: Desk) -> list[Row]:
+    """Describe every adapter in the words of the table, newest first."""
+    saved = list_saved(desk.workspace.adapters_dir)
+    by_hash = {adapter.hash: adapter.name for adapter in saved}
+    return [_row(adapter, by_hash, desk.fingerprint) for adapter in reversed(saved)]
+
+
+def _row(adapter: SavedAdapter, by_hash: dict[str, str], fingerprint: str) -> Row:
+    card = adapter.card
+    return {
+        "name": adapter.name,
+        "stage": adapter.stage,
+        "role": ROLES.get(adapter.stage, adapter.stage or "adapter"),
+        "base": base_name(str(card["base"]["name"])),
+        "bits": card["base"].get("bits", ""),
+        "fits": not fingerprint or card["base"]["fingerprint"] == fingerprint,
+        "parents": [text for role, p in card.get("parents", {}).items() if (text := _parent(role, p, by_hash))],
+        "data": [f"{len(ids)} {kind}" for kind, ids in card.get("data", {}).items() if ids],
+        "result": key_metric(adapter.stage, measured(adapter)),
+        "created": str(card.get("created", ""))[:16].replace("T", " "),
+    }
+
+
+def base_name(name: str) -> str:
+    """Shorten a folder's path to its last part; Hub ids stay as they are."""
+    return name if name.count("/") == 1 and not name.startswith(("/", ".", "~")) else (Path(name).name or name)
+
+
+def _parent(role: str, parent: dict[str, str], by_hash: dict[str, str]) -> str:
+    """Name a parent as it is called today; empty for the bare base."""
+    if parent["name"] == BARE:
+        return ""
+    now = by_hash.get(parent.get("hash", ""))
+    return now or f"{parent['name']} (deleted)"
+
+
+def measured(adapter: SavedAdapter) -> dict[str, float]:
+    """List what a card measured; a card may come from anywhere, so that only numbers are taken."""
+    metrics = adapter.card.get("metrics", {})
+    return {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+
+
+def key_metric(stage: str, metrics: dict[str, float]) -> str:
+    """Say in words what a stage measured at its end."""
+    if stage == "reward" and "eval/accuracy" in metrics:
+        votes = metrics.get("eval/votes")
+        held = f" of {votes:.0f} held-out votes" if votes else ""
+        return f"{metrics['eval/accuracy']:.0%}{held} right"
+    if stage == "ppo" and "eval/scores" in metrics:
+        kl = f", KL {metrics['eval/kl']:.1f}" if "eval/kl" in metrics else ""
+        return f"score {metrics['eval/scores']:+.2f}{kl}"
+    if "eval/loss" in metrics:
+        return f"held-out loss {metrics['eval/loss']:.3f}"
+    return ""
+
+
+def details_of(desk: Desk, name: str) -> SavedAdapter | None:
+    """Find an adapter by name; None where it is gone."""
+    return next((a for a in list_saved(desk.workspace.adapters_dir) if a.name == name), None)
+
+
+# -- what may be done -----------------------------------------------------------------------------------------
+
+
+def consequences(desk: Desk, name: str) -> list[str]:
+    """Say what else would miss an adapter: adapters made from it, and runs that could still go on."""
+    adapter = details_of(desk, name)
+    if adapter is None:
+        return []
+    found = []
+    children = [
+        other.name
+        for other in list_saved(desk.workspace.adapters_dir)
+        if any(p.get("hash") == adapter.hash and p["name"] != BARE for p in other.card.get("parents", {}).values())
+    ]
+    if children:
+        found.append(f"{', '.join(children)} came from it; they keep working, but their origin is lost")
+    if runs := _runs_on(desk, name):
+        found.append(f"{', '.join(runs)} stopped half-way and could not go on without it")
+    return found
+
+
+def rename(desk: Desk, name: str, new: str) -> str:
+    """Rename an adapter; return its new name. Refused while in use or while an unfinished run needs it."""
+    _refuse_in_use(desk, name)
+    if runs := _runs_on(desk, name):
+        raise AdapterError(f"{', '.join(runs)} stopped half-way and looks for {name} under this name; finish it first")
+    return rename_saved(desk.workspace.adapters_dir, name, new.strip()).name
+
+
+def delete(desk: Desk, name: str) -> None:
+    """Delete an adapter for good. Refused while in use."""
+    _refuse_in_use(desk, name)
+    delete_saved(desk.workspace.adapters_dir, name)
+
+
+def _refuse_in_use(desk: Desk, name: str) -> None:
+    if name in desk.in_use():
+        raise AdapterError(f"{name} is in use; wait for the engine to finish, or stop it, and try again")
+
+
+def _runs_on(desk: Desk, name: str) -> list[str]:
+    """List the unfinished runs that stand on an adapter."""
+    return [
+        run.id
+        for run in desk.store.runs()
+        if run.status in RESUMABLE and name in dict(run.parents.get("adapters", {})).values()
+    ]
+
+
+def export_zip(desk: Desk, name: str) -> Path:
+    """Write an adapter as a zip that plain peft loads, into the workspace's exports; return the file.
+
+    The engine writes it as soon as the jobs before it are done. An earlier zip of that name is replaced as a whole.
+    """
+    exports = desk.workspace.exports_dir
+    try:
+        exports.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".zip-", dir=exports) as aside:
+            desk.engine.export(name, Path(aside) / name).result()
+            made = shutil.make_archive(str(Path(aside) / "archive"), "zip", root_dir=aside, base_dir=name)
+            os.replace(made, exports / f"{name}.zip")
+    except OSError as error:
+        raise StoreError(f"{exports} cannot be written: {error.strerror or error}; is the disk full?") from None
+    return exports / f"{name}.zip"

@@ -1,0 +1,80 @@
+"""The adapters' table and one adapter's card as HTML: text of people and models is always escaped."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+from lorarlhf.ui.shelf import ROLES, Row, base_name, measured
+
+from lorarlhf.library import BARE, SavedAdapter
+
+COLUMNS = ("Adapter", "Made by", "Base", "From", "Learned from", "Result", "Made on")
+TITLE = "<h3>Adapters</h3>"
+NONE_YET = (
+    "<p class='subdued'>No adapters yet. Once you have some votes or demonstrations, "
+    "train one under <b>Train</b>; it then appears here.</p>"
+)
+
+
+def table_html(rows: list[Row]) -> str:
+    """Write the table; a row's button is what a click or a key chooses it with."""
+    if not rows:
+        return TITLE + NONE_YET
+    head = "".join(f"<th scope='col'><span>{name}</span></th>" for name in COLUMNS)
+    return f"{TITLE}<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_row_html, rows))}</tbody></table>"
+
+
+def _row_html(row: Row) -> str:
+    name = escape(row["name"], quote=True)
+    other = "" if row["fits"] else "<span class='tag'>other base</span>"
+    base = f"{escape(row['base'])}, {escape(str(row['bits']))} bit {other}"
+    cells = [
+        f"<button type='button' data-name='{name}' aria-pressed='false'>{escape(row['name'])}</button>",
+        escape(row["role"]),
+        base,
+        escape(", ".join(row["parents"])) or "the bare base",
+        escape(", ".join(row["data"])) or "–",
+        escape(row["result"]) or "–",
+        escape(row["created"]) or "–",
+    ]
+    named = zip(COLUMNS, cells, strict=True)
+    inside = "".join(f"<td data-label='{column}'><div>{cell}</div></td>" for column, cell in named)
+    return f"<tr class='{'' if row['fits'] else 'other'}'>{inside}</tr>"
+
+
+def card_html(adapter: SavedAdapter | None) -> str:
+    """Write everything an adapter's card says."""
+    if adapter is None:
+        return ""
+    card = adapter.card
+    base = card["base"]
+    facts = {
+        "Made by": ROLES.get(adapter.stage, adapter.stage),
+        "Run": card.get("run", ""),
+        "Made on": str(card.get("created", ""))[:16].replace("T", " "),
+        "Base": f"{base_name(str(base['name']))}, {base.get('bits', '?')} bit"
+        + (f", revision {base['revision']}" if base.get("revision") else ""),
+        "From": ", ".join(f"{p['name']} ({role})" for role, p in card.get("parents", {}).items() if p["name"] != BARE),
+        "Learned from": ", ".join(f"{len(ids)} {kind}" for kind, ids in card.get("data", {}).items() if ids),
+        "Content hash": adapter.hash[:16],
+    }
+    numbers = {name: f"{value:.4g}" for name, value in measured(adapter).items()}
+    return (
+        f"<h3>{escape(adapter.name)}</h3>{_list(facts)}"
+        f"{_fold('Measured at the end', numbers)}{_fold('Settings', card.get('settings', {}))}"
+    )
+
+
+def _fold(title: str, values: dict[str, Any]) -> str:
+    return f"<details><summary>{title}</summary>{_list(values)}</details>" if values else ""
+
+
+def _list(values: dict[str, Any]) -> str:
+    pairs = ((escape(str(name)), escape(_text(value))) for name, value in values.items() if value not in ("", None))
+    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in pairs) + "</dl>"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
