@@ -158,7 +158,7 @@ def test_data_is_found_mended_brought_in_and_taken_out(app, place, tmp_path):
         page.get_by_role("option", name="bob").click()
         expect(page.locator("#rows li")).to_have_count(1)
         page.click("#rows li button")
-        expect(page.locator("#row-whole .answer").first).to_contain_text(EVIL)
+        expect(page.locator("#row-whole .reply").first).to_contain_text(EVIL)
         assert page.locator("#rows img, #row-whole img").count() == 0
         page.click("#delete-row")
         expect(page.locator("#told")).to_have_text("No rows")
@@ -210,11 +210,11 @@ def test_adapters_answer_side_by_side_and_chat(app):
         expect(panels.first).to_contain_text("the bare base")
         expect(page.locator("#answers .score")).to_have_count(panels.count(), timeout=SLOW)
         assert panels.count() >= 2
-        texts = page.locator("#answers .text").all_inner_texts()
+        texts = page.locator("#answers .words").all_inner_texts()
         page.click("#ask")
         expect(page.locator("#answers .score")).to_have_count(0)
         expect(page.locator("#answers .score")).to_have_count(panels.count(), timeout=SLOW)
-        assert page.locator("#answers .text").all_inner_texts() == texts  # same seed, same answers
+        assert page.locator("#answers .words").all_inner_texts() == texts  # same seed, same answers
 
         page.locator("#max-tokens input").fill("4000")
         page.locator("#temperature input").fill("2")

@@ -49,7 +49,7 @@ def _bar(title: str, values: dict[str, int]) -> str:
     label = escape(f"{title}: {told}", quote=True)
     return (
         f"<section><h4>{title}</h4><div class='bar' role='img' aria-label='{label}'>{pieces}</div>"
-        f"<ul class='legend'>{legend}</ul></section>"
+        f"<ul class='key'>{legend}</ul></section>"
     )
 
 
@@ -66,7 +66,7 @@ def _item(row: Row[Any]) -> str:
     tags += ["replaced" if row.replaced_by else "deleted"] if row.undone else []
     marks = "".join(f"<span class='tag'>{escape(tag)}</span>" for tag in tags if tag)
     answers = " · ".join(_short(text) for text in answers_of(row.value)[:2])
-    said = f"<span class='said'>{answers}</span>" if answers else ""
+    said = f"<span class='excerpt'>{answers}</span>" if answers else ""
     return (
         f"<li class='{gone}'><button type='button' data-name='{row.id}' aria-pressed='false'>"
         f"<span class='top'><b>{_short(prompt_of(row.value)[-1]['content'])}</b></span>"
@@ -76,7 +76,7 @@ def _item(row: Row[Any]) -> str:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return f"<bdi>{text}</bdi>"
+    return f"<bdi>{escape(text if len(text) <= SHORT else text[: SHORT - 1] + '…')}</bdi>"
 
 
 def _when(row: Row[Any]) -> str:
@@ -98,19 +98,19 @@ def row_html(row: Row[Any] | None) -> str:
     if row is None:
         return ""
     turns = "".join(
-        f"<div class='turn'><b>{escape(m['role'])}</b><div class='text' dir='auto'>{escape(m['content'])}</div></div>"
+        f"<div class='turn'><b>{escape(m['role'])}</b><div class='words' dir='auto'>{escape(m['content'])}</div></div>"
         for m in prompt_of(row.value)
     )
     answers = "".join(_answer(name, text, best) for name, text, best in _answers(row.value))
     facts = "".join(f"<span class='tag'>{escape(fact)}</span>" for fact in _facts(row))
     title = f"{KIND_WORDS[row.kind][:-1]} #{row.id}"
-    return f"<h3>{title}</h3><p>{facts}</p>{turns}<div class='answers'>{answers}</div>"
+    return f"<h3>{title}</h3><p>{facts}</p>{turns}<div class='replies'>{answers}</div>"
 
 
 def _answer(name: str, text: str, best: bool) -> str:
     return (
-        f"<div class='answer {'best' if best else ''}'><b>{escape(name)}</b>"
-        f"<div class='text' dir='auto'>{escape(text)}</div></div>"
+        f"<div class='reply {'best' if best else ''}'><b>{escape(name)}</b>"
+        f"<div class='words' dir='auto'>{escape(text)}</div></div>"
     )
 
 

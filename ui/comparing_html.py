@@ -34,7 +34,7 @@ def _panel(answer: Answer) -> str:
     return (
         f"<section class='panel' aria-label='Answer of {escape(name, quote=True)}'>"
         f"<header><h4>{name}</h4><span class='subdued'>{state}</span>{score}</header>"
-        f"<div class='text follow' dir='auto' tabindex='0'>{escape(answer.text)}{empty}</div>{problem}</section>"
+        f"<div class='words follow' dir='auto' tabindex='0'>{escape(answer.text)}{empty}</div>{problem}</section>"
     )
 
 
@@ -53,4 +53,4 @@ def chat_html(turns: Sequence[Message], growing: Answer | None = None) -> str:
 
 def _turn(role: str, inside: str) -> str:
     who = {"user": "You", "assistant": "Answer"}.get(role, role)
-    return f"<div class='turn {escape(role)}'><b>{escape(who)}</b><div class='text' dir='auto'>{inside}</div></div>"
+    return f"<div class='turn {escape(role)}'><b>{escape(who)}</b><div class='words' dir='auto'>{inside}</div></div>"

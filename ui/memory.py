@@ -62,7 +62,7 @@ def draw(parts: list[Part], title: str) -> str:
     label = html.escape(f"{title}: {told}", quote=True)
     return (
         f"<h3>{html.escape(title)}</h3><div class='bar' role='img' aria-label='{label}'>{bar}</div>"
-        f"<ul class='legend'>{legend}</ul>"
+        f"<ul class='key'>{legend}</ul>"
     )
 
 

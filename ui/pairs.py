@@ -143,6 +143,8 @@ class Tray:
         if not self._watching or self.obstacle():
             return None
         edition, recipe = self._edition, self._recipe()
+        if not recipe.base:
+            return None
         with self.lock:
             if edition != self._edition:  # the recipe may be the one before the person changed it
                 return None

@@ -68,9 +68,14 @@ class Rows:
         self.desk = desk
         with gr.Row():
             kinds = [(words, kind) for kind, words in KIND_WORDS.items()]
-            self.kind = gr.Dropdown(kinds, value="comparisons", label="Show", min_width=150, elem_id="kind")
+            self.kind = gr.Dropdown(kinds, value="comparisons", label="Show", min_width=170, elem_id="kind")
             self.text = gr.Textbox(
-                label="Search", placeholder="words of prompt or answers", max_lines=1, scale=2, elem_id="search"
+                label="Search",
+                placeholder="words of prompt or answers",
+                max_lines=1,
+                scale=2,
+                min_width=200,
+                elem_id="search",
             )
         with gr.Row(elem_classes="bottom"):
             self.choices = [

@@ -127,10 +127,11 @@ def _adapters(desk: Desk) -> None:
             rename = gr.Button("Rename", scale=0, min_width=110, elem_id="rename")
             delete = gr.Button("Delete …", variant="stop", scale=0, min_width=110, elem_id="delete")
             export = gr.Button("Export as zip", variant="primary", scale=0, min_width=150, elem_id="export")
-        with gr.Row(visible=False, elem_id="sure-delete") as sure:
-            warning = plain(LOOKS, scale=1, min_width=240)
-            yes = gr.Button("Delete for good", variant="stop", size="sm", scale=0, min_width=130, elem_id="delete-yes")
-            no = gr.Button("Keep it", size="sm", scale=0, min_width=90)
+        with gr.Column(visible=False, elem_id="sure-delete") as sure:
+            warning = plain(LOOKS)
+            with gr.Row():
+                yes = gr.Button("Delete for good", variant="stop", scale=0, min_width=190, elem_id="delete-yes")
+                no = gr.Button("Keep it", scale=0, min_width=110)
         link = plain(LOOKS, elem_id="export-link")
     shown = [chosen, table, panel, card, new, sure, link]
 

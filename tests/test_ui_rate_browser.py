@@ -1,0 +1,232 @@
+"""Rating in a real browser, on the shipped app and the starter base: by keys alone, and with hostile answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from lorarlhf.ui.vote_history import History
+from playwright.sync_api import Page
+
+from lorarlhf.store import Store
+from lorarlhf.types import Comparison, Origin, Outcome, user
+from lorarlhf.workspace import Workspace
+from tests.browser import App, open_tab
+
+HOSTILE = """Look:
+```html
+<script>window.hacked = 1</script>
+```
+<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>
+![pixel](http://evil.example/pixel.png) {{constructor}} ${window.hacked = 1} <b>bold</b>"""
+RIGHT_TO_LEFT = "שלום! ההזמנה בדרך.\n\u202eThis line is turned around.\n" + "x" * 20_000 + "\n" + "word " * 8_000
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """Start the app on a workspace whose last vote was about hostile answers: undoing shows them."""
+    folder = tmp_path_factory.mktemp("rate") / "work"
+    with Workspace(folder).open().store() as store:
+        said = Comparison(user("<i>How</i>?"), HOSTILE, RIGHT_TO_LEFT, Outcome.A, origin=Origin(source="app"))
+        History(store).add([said])
+    with App(folder) as started:
+        yield started
+
+
+@pytest.fixture
+def store(app: App) -> Iterator[Store]:
+    with Store(Workspace(app.workspace).db) as opened:
+        yield opened
+
+
+def settle(page: Page) -> str:
+    """Wait for a pair that can be rated; return its id."""
+    page.wait_for_selector(".rate[data-state=ready]", timeout=120_000)
+    return str(page.get_attribute(".rate", "data-sheet"))
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key and wait until another pair can be rated."""
+    before = settle(page)
+    page.keyboard.press(key)
+    try:
+        page.wait_for_function("id => document.querySelector('.rate').dataset.sheet !== id", arg=before)
+    except Exception:
+        print(
+            "STATE",
+            page.inner_text(".said"),
+            page.get_attribute(".rate", "data-state"),
+            before,
+            page.inner_text("#status"),
+            page.inner_text(".answers")[:300],
+            page.evaluate("document.activeElement.outerHTML.slice(0,200)"),
+        )
+        raise
+    settle(page)
+
+
+def told(page: Page, words: str) -> None:
+    """Wait until the page says something."""
+    page.wait_for_function("w => document.querySelector('.said .words').textContent.includes(w)", arg=words)
+
+
+def answers(page: Page) -> list[str]:
+    return page.locator(".answer .text").all_inner_texts()
+
+
+def test_a_session_without_the_mouse(app: App, store: Store):
+    with app.page() as page:
+        replies: list[str] = []
+        page.on("response", lambda r: "component_server" in r.url and replies.append(r.text()))
+        settle(page)
+        keys = ("1", "ArrowLeft", "t", "4", "Shift+ArrowRight", "b", "s")
+        for key in keys:
+            press(page, key)
+        told(page, "Saved: Skipped")
+        rows = [row.value for row in store.comparisons()][1:]
+        outcomes = [(row.outcome if row.left == "a" else row.outcome.swap()).value for row in rows]
+        assert [o + ("2" if row.strength == 2 else "") for o, row in zip(outcomes, rows, strict=True)] == [
+            *("a2", "a", "tie", "b", "b2", "both_bad", "skip")
+        ]
+        assert all(row.origin.seconds and row.origin.sampling["temperature"] == 0.7 for row in rows)
+        assert not [reply for reply in replies if "adapter_hashes" in reply or '"sources"' in reply]
+
+        shown = answers(page)
+        page.keyboard.press("v")
+        told(page, "A base, B base")
+        for _ in range(len(keys)):
+            press(page, "u")
+        assert store.counts()["comparisons"] == 1
+        for _ in range(len(keys)):
+            press(page, "n")
+        assert answers(page) == shown  # what was drawn ahead is still there, in its order
+
+        # A second press, keys with Ctrl, keys typed into a field and keys on another tab are no votes.
+        settle(page)
+        page.keyboard.press("2")
+        page.keyboard.press("2")
+        told(page, "Saved: A better")
+        page.keyboard.press("Control+3")
+        page.get_by_role("button", name="More choices").click()
+        page.locator("[data-choice=rater]").click()
+        page.keyboard.type("11 bus")
+        page.keyboard.press("Escape")
+        open_tab(page, "Compare")
+        page.keyboard.press("4")
+        open_tab(page, "Rate")
+        settle(page)
+        assert [row.value.outcome for row in store.comparisons()[1:]] in ([Outcome.A], [Outcome.B])
+
+        before, shown = settle(page), answers(page)
+        page.reload()
+        assert (settle(page), answers(page)) == (before, shown)
+        assert page.input_value("[data-choice=rater]") == "11 bus"
+
+
+def test_writing_a_better_answer_ranking_and_the_history(app: App, store: Store):
+    with app.page() as page:
+        settle(page)
+        shown = answers(page)
+        page.keyboard.press("Shift+E")
+        page.keyboard.press("Control+A")
+        page.keyboard.type("1 better answer, without a vote by its digits")
+        page.keyboard.press("Control+Enter")
+        told(page, "Saved: your answer: yours > B > A")
+        assert store.demonstrations()[-1].value.response.startswith("1 better answer")
+        assert list(store.rankings()[-1].value.completions[1:]) == shown
+
+        page.locator("[data-choice=answers]").select_option("3")
+        page.wait_for_function("document.querySelectorAll('.answer').length === 3")
+        settle(page)
+        page.locator("[data-choice=answers]").evaluate("node => node.blur()")
+        for key in ("3", "=", "1"):
+            page.keyboard.press(key)
+        assert page.locator(".ranks").inner_text().split() == ["C", "=", "A"]
+        page.locator(".answer").nth(1).locator("header").drag_to(page.locator(".ranks .gap").first)
+        assert page.locator(".ranks").inner_text().split() == ["B", ">", "C", "=", "A"]
+        page.locator(".ranks [data-place='0']").press("ArrowRight")
+        assert page.locator(".ranks").inner_text().split() == ["B", ">", "C", ">", "A"]
+        page.locator(".ranks [data-place='0']").press("=")
+        press(page, "Enter") if page.evaluate("document.activeElement.blur() || true") else None
+        told(page, "Saved: B > A = C")
+        assert store.rankings()[-1].value.ranks == (2, 1, 2)
+
+        page.locator("[data-choice=answers]").select_option("2")
+        page.wait_for_function("document.querySelectorAll('.answer').length === 2")
+        page.keyboard.press("Escape")
+        press(page, "1")
+        page.keyboard.press("h")
+        row = page.locator(".history tbody tr").first
+        row.locator("select").select_option("b1")
+        told(page, "Changed")
+        changed = store.comparisons()[-1].value
+        assert (changed.outcome if changed.left == "a" else changed.outcome.swap()) is Outcome.B
+
+
+def test_a_chat_goes_on_with_the_preferred_answer(app: App, store: Store):
+    with app.page() as page:
+        settle(page)
+        page.locator("[data-choice=source]").select_option("chat")
+        page.wait_for_selector(".composer textarea:focus, .composer textarea")
+        page.locator(".composer textarea").click()
+        page.keyboard.type("How do I cancel order 12?")
+        page.keyboard.press("Enter")
+        settle(page)
+        right = answers(page)[1]
+        page.keyboard.press("4")
+        # The field has the focus at once: the person writes on.
+        page.wait_for_selector(".composer textarea:focus")
+        assert page.locator(".prompt .turn").nth(1).inner_text().endswith(right)
+        page.keyboard.type("And if it was sent?")
+        page.keyboard.press("Enter")
+        settle(page)
+        page.keyboard.press("1")
+        told(page, "Saved: A much better")
+        assert [turn["content"] for turn in store.comparisons()[-1].value.prompt][1:] == [right, "And if it was sent?"]
+        page.keyboard.press("Escape")
+        page.locator("[data-choice=source]").select_option("starter")
+        settle(page)
+
+
+@pytest.mark.parametrize(("wide", "high", "theme"), [(1280, 800, "dark"), (390, 844, "light")])
+def test_hostile_answers_show_as_text_and_move_nothing(app: App, store: Store, wide: int, high: int, theme: str):
+    with app.page(wide=wide, high=high, theme=theme) as page:
+        settle(page)
+        if "<i>How</i>?" not in page.inner_text(".prompt"):
+            before = boxes(page)
+            while "<i>How</i>?" not in page.inner_text(".prompt"):
+                press(page, "u")
+            assert boxes(page) == before
+        assert page.evaluate("window.hacked") is None
+        assert page.locator(".answers").locator("img, script, b, a").count() == 0
+        assert "<script>window.hacked = 1</script>" in page.locator(".answer pre").inner_text()
+        assert "<img src=x" in answers(page)[0]
+        assert page.evaluate("document.documentElement.scrollWidth") <= wide
+        verdicts = page.locator(".verdicts").bounding_box()
+        assert verdicts
+        assert verdicts["y"] + verdicts["height"] <= high
+        assert page.locator(".answer .text").nth(1).evaluate("node => node.scrollHeight > 2 * node.clientHeight")
+        if wide < 700:
+            first, second = (page.locator(".answer").nth(i).bounding_box() for i in (0, 1))
+            assert first
+            assert second
+            assert second["y"] >= first["y"] + first["height"]
+
+
+def boxes(page: Page) -> list[Any]:
+    """Measure where things stand."""
+    return [page.locator(name).first.bounding_box() for name in (".prompt", ".answer", ".verdicts", ".tools")]
+
+
+def test_the_engine_may_die_while_one_rates(app: App, store: Store):
+    with app.page() as page:
+        press(page, "n")
+        votes = store.counts()["comparisons"]
+        app.engine().kill()
+        settle(page)
+        page.keyboard.press("3")
+        told(page, "Saved: Tie")
+        for _ in range(5):  # more than were drawn ahead: the engine is back
+            press(page, "3")
+        assert store.counts()["comparisons"] == votes + 6
