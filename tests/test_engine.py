@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from transformers import AutoTokenizer
 
 from lorarlhf.base import base_hash
+from lorarlhf.data.chat import encode_prompt
 from lorarlhf.engine.core import Engine
+from lorarlhf.engine.journal import readable
 from lorarlhf.engine.training import resume, train
 from lorarlhf.errors import AdapterError, RunPaused, TrainingError
 from lorarlhf.settings import LoadSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
-from lorarlhf.types import Comparison, Demonstration, Outcome, Ranking, user
+from lorarlhf.starter import MODEL_DIR
+from lorarlhf.types import Comparison, Demonstration, Message, Outcome, Ranking, user
 from lorarlhf.workspace import Workspace
 from tests import tiny
 
@@ -66,6 +70,7 @@ def test_the_loop_ends_with_three_adapters_one_untouched_base_and_a_full_record(
     assert {"objective/kl", "objective/scores", "policy/clipfrac", "val/explained_variance", "eval/scores"} <= names
     samples = filled.store.samples("ppo-3")
     assert {"step", "prompt", "response", "score", "kl", "ended"} <= samples[0].keys()
+    assert any("question number" in line for line in samples[0]["prompt"].splitlines())
     answers = [(user("hello?"), "short"), (user("hello?"), "a much longer answer")]
     assert len(filled.score("reward-1", answers)) == 2
 
@@ -149,3 +154,10 @@ def test_policy_can_start_from_an_earlier_policy_with_the_same_reference(filled)
     onward = PPO.model_copy(update={"parent": "round-1", "sft": "base", "heldout_share": 0.0})
     result = train(filled, "ppo", onward)
     assert filled.saved(result["adapter"]).card["parents"]["parent"]["name"] == "round-1"
+
+
+def test_two_turns_of_a_sampled_prompt_never_run_together():
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    turns = (*user("I bought it."), Message(role="assistant", content="Good."), *user("Send the link."))
+    text = readable(tokenizer, encode_prompt(tokenizer, turns, 1000))
+    assert text.splitlines() == ["I bought it.", "Good.", "Send the link."]

@@ -212,7 +212,8 @@ def test_scores_and_exports(client, tmp_path):
     reward = client.train("reward", REWARD, "judge").result(PATIENCE)["adapter"]
     assert len(client.score(reward, [(user("a"), "b"), (user("a"), "c")]).result(PATIENCE)) == 2
     sft = client.train("sft", SFT.model_copy(update={"epochs": 1.0}), "polite").result(PATIENCE)["adapter"]
-    assert (Path(client.export(sft, tmp_path / "out").result(PATIENCE)["folder"]) / "README.md").is_file()
+    written = client.export(sft, tmp_path / "out").result(PATIENCE)["files"]
+    assert {"README.md", "adapter_model.safetensors", "tokenizer.json"} <= set(written)
     with pytest.raises(StoreError, match="exists already"):
         client.export(sft, tmp_path / "out").result(PATIENCE)
 

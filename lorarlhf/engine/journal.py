@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
 
 from lorarlhf.store import Store
 from lorarlhf.train.common import Studio
@@ -45,14 +47,13 @@ class StoreJournal:
         """Record the first answers of a rollout with their score and KL."""
         if not self._writes:
             return
-        decode = self.studio.base.tokenizer.decode
         chosen = list(range(min(SAMPLES, len(rollout.rows))))
         self.store.log_samples(
             self.run,
             step,
             [
                 {
-                    "prompt": decode(rollout.rows[i].prompt, skip_special_tokens=True),
+                    "prompt": readable(self.studio.base.tokenizer, rollout.rows[i].prompt),
                     "response": rollout.completions[i].text,
                     "ended": rollout.completions[i].ended,
                     "score": float(rollout.scores_B[i]),
@@ -61,3 +62,10 @@ class StoreJournal:
                 for i in chosen
             ],
         )
+
+
+def readable(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Write a prompt's tokens as text, a line wherever special tokens part it: two turns never run together."""
+    special = set(tokenizer.all_special_ids)
+    parts = [tokenizer.decode(list(part)) for mark, part in groupby(tokens, special.__contains__) if not mark]
+    return "\n".join(text for part in parts if (text := part.strip()))

@@ -202,7 +202,10 @@ class Server:
     def do_export(self, adapter: str, dest: str, force: bool) -> dict[str, Any]:
         from lorarlhf.export.peft_format import export_peft
 
-        return export_peft(read_saved(self.workspace.adapters_dir / adapter), Path(dest), overwrite=force)
+        saved = read_saved(self.workspace.adapters_dir / adapter)
+        here = self._memory.get("base", {}).get("fingerprint") == saved.card["base"]["fingerprint"]
+        folder = self.engine.base.folder if here else None
+        return export_peft(saved, Path(dest), overwrite=force, base_folder=folder)
 
 
 class GrowingTexts:
