@@ -80,6 +80,7 @@ class App:
     @contextmanager
     def page(self, *, wide: int = 1280, high: int = 800, theme: str = "light", **context: Any) -> Iterator[Page]:
         """Open a page in a fresh browser and check that it behaved when the block ends."""
+        assert CHROMIUM, f"the browser tests want one of {', '.join(BROWSERS)}; on Debian: apt install chromium"
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]

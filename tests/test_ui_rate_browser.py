@@ -189,6 +189,8 @@ def test_the_engine_may_die_while_one_rates(app: App, store: Store):
         for _ in range(5):  # more than were drawn ahead: the engine is back
             press(page, "3")
         assert store.counts()["comparisons"] == votes + 6
+        page.get_by_role("button", name="Dismiss").click()
+        page.wait_for_selector("#notice", state="hidden")
 
 
 @pytest.mark.parametrize(("wide", "high", "theme"), [(1280, 800, "dark"), (390, 844, "light")])

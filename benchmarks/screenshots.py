@@ -1,0 +1,60 @@
+"""Take the pictures of the README from the running app, filled the way an evening of rating leaves it.
+
+    python -m benchmarks.screenshots [--workspace DIR] [--out ui/screenshots]
+
+Without a workspace it goes round the loop first, with the scripted rater (some minutes). Both themes, and phone width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from lorarlhf.engine.demo import run_demo
+from lorarlhf.workspace import Workspace
+from tests.browser import App, open_tab, ready
+
+TABS = {"rate": "Rate", "train": "Train", "compare": "Compare", "data": "Data", "models": "Base and adapters"}
+
+
+def show(page: Page, tab: str) -> None:
+    """Bring a tab into the state worth a picture."""
+    open_tab(page, TABS[tab])
+    if tab == "rate":
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.rate .text')].filter(e => e.textContent).length > 1"
+        )
+    if tab == "compare":
+        box = page.get_by_role("textbox").locator("visible=true").first
+        box.fill("My parcel arrived broken. What now?")
+        box.press("Enter")
+    page.wait_for_timeout(4000)  # answers are streaming, charts are being drawn
+
+
+def main() -> None:
+    """Parse the arguments and take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, help="a workspace with votes and runs; it is copied first")
+    parser.add_argument("--out", type=Path, default=Path("ui/screenshots"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "work"
+        made = args.workspace or Path(run_demo(Workspace(Path(folder) / "demo"))["workspace"])
+        shutil.copytree(made, place, ignore=shutil.ignore_patterns("app.lock", "app.json"))
+        with App(place) as app:
+            for theme in ("light", "dark"):
+                for wide, high, name in ((1280, 800, theme), (390, 844, f"{theme}-phone")):
+                    with app.page(theme=theme, wide=wide, high=high) as page:
+                        ready(page)
+                        for tab in TABS:
+                            show(page, tab)
+                            page.screenshot(path=args.out / f"{tab}-{name}.png")
+
+
+if __name__ == "__main__":
+    main()
