@@ -29,7 +29,8 @@ WATCH = """() => {
         window.sheet = sheet;
         const ready = whole();
         // Two frames on, the first of them is on the screen.
-        requestAnimationFrame(() => requestAnimationFrame((now) => { window.next = { ms: now - window.pressed, ready }; }));
+        const note = (now) => { window.next = { ms: now - window.pressed, ready }; };
+        requestAnimationFrame(() => requestAnimationFrame(note));
     }).observe(root, { attributes: true, attributeFilter: ["data-sheet"] });
     window.sheet = root.dataset.sheet;
 }"""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from lorarlhf.ui.comparing import Answer, AtWork, choices, reply, scorer, side_by_side, usual
-from lorarlhf.ui.comparing_html import answers_html, chat_html
 
 from lorarlhf.engine.client import Job
 from lorarlhf.engine.requests import JobCancelled
 from lorarlhf.errors import AdapterError
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Message, user
+from lorarlhf.ui.comparing import Answer, AtWork, choices, reply, scorer, side_by_side, usual
+from lorarlhf.ui.comparing_html import answers_html, chat_html
 
 EVIL = "<script>alert(1)</script> ![x](http://evil/x.png) <img src=http://evil/y.png onerror=alert(2)>"
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 
 import pytest
-from lorarlhf.ui.desk import MOST_DEATHS, OPEN_RUN, Desk
-from lorarlhf.ui.launch import sole_app
 
 from lorarlhf.errors import LoraRlhfError, StoreError
 from lorarlhf.settings import LoadSettings
 from lorarlhf.types import Demonstration, user
+from lorarlhf.ui.desk import MOST_DEATHS, OPEN_RUN, Desk
+from lorarlhf.ui.launch import sole_app
 from lorarlhf.workspace import Workspace
 from tests import tiny
 

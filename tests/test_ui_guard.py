@@ -7,14 +7,14 @@ import socket
 from pathlib import Path
 
 import pytest
-from lorarlhf.ui.guard import POLICY, Guard
-from lorarlhf.ui.launch import free_port, names_of, serve
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from lorarlhf.errors import SettingsError
 from lorarlhf.settings import LoadSettings
+from lorarlhf.ui.guard import POLICY, Guard
+from lorarlhf.ui.launch import free_port, names_of, serve
 from lorarlhf.workspace import Workspace
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lorarlhf.ui.vote_history import History
 from playwright.sync_api import Page
 
 from lorarlhf.store import Store
 from lorarlhf.types import Comparison, Origin, Outcome, user
+from lorarlhf.ui.vote_history import History
 from lorarlhf.workspace import Workspace
 from tests.browser import App, open_tab
 

@@ -6,91 +6,29 @@ import json
 import random
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from lorarlhf.data.pairs import pairs_of
+from lorarlhf.engine.client import Job
+from lorarlhf.errors import DataError, SettingsError, StoreError
+from lorarlhf.settings import LoadSettings, SamplingSettings
+from lorarlhf.store import Store
+from lorarlhf.types import Comparison, Origin, Outcome, Ranking, user
 from lorarlhf.ui import consistency
 from lorarlhf.ui.pairs import AHEAD, REDRAWS
 from lorarlhf.ui.rating import RatingDesk
 from lorarlhf.ui.sheets import PERSON, VERDICTS, About, Recipe, Sheet, verdict_of
 from lorarlhf.ui.tally import milestone, progress
-
-from lorarlhf.data.pairs import pairs_of
-from lorarlhf.engine.client import Job
-from lorarlhf.engine.requests import EngineDied
-from lorarlhf.errors import DataError, SettingsError, StoreError
-from lorarlhf.settings import LoadSettings, SamplingSettings
-from lorarlhf.store import Store
-from lorarlhf.types import Comparison, Origin, Outcome, Ranking, user
-from lorarlhf.workspace import Workspace
+from tests.rating_desk import FakeDesk, adapter, wait_for
 
 ASSETS = Path(__file__).parent.parent / "ui/assets"
 RECIPE = Recipe("base-1", (("left-1", "h1"), ("right-1", "h2")), SamplingSettings(), round=3)
-
-
-class FakeEngine:
-    """Answers at once, with what a test wants; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.jobs: list[Any] = []
-        self.alive, self.held = True, threading.Event()
-        self.held.set()
-        self.answer: Callable[[int, int], str] = lambda call, k: f"answer {call}.{k}"
-
-    def generate(self, prompts: list[Any], n: int, sampling: SamplingSettings, adapter: str = "") -> Job:
-        call = len(self.asked)
-        self.asked.append({"prompt": prompts[0], "n": n, "seed": sampling.seed, "adapter": adapter})
-        client: Any = SimpleNamespace(_ask_to_stop=lambda number: None)
-        job = Job(client, call, "generate", n)
-
-        def work() -> None:
-            self.held.wait(10)
-            if not self.alive:
-                return job._end(EngineDied("the engine was killed"))
-            texts = [self.answer(call, k) for k in range(n)]
-            job._update(rows=[[k, text] for k, text in enumerate(texts)])
-            return job._end([[{"tokens": [], "text": text, "ended": True} for text in texts]])
-
-        threading.Thread(target=work, daemon=True).start()
-        return job
-
-
-class FakeDesk:
-    """A desk whose engine, adapters and state a test decides."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = Workspace(folder).open().store()
-        self.engine = FakeEngine()
-        self.fingerprint, self.state = "base-1", "ready"
-        self.load_settings = LoadSettings()
-        self.saved: list[Any] = []
-
-    def adapters(self, stage: str = "") -> list[Any]:
-        return [adapter for adapter in self.saved if stage in ("", adapter.stage)]
-
-    def sampling(self, **changes: Any) -> SamplingSettings:
-        return SamplingSettings.parse({"max_new_tokens": 8, **changes}, "sampling")
-
-    def status(self) -> Any:
-        return SimpleNamespace(state=self.state, text=self.state)
-
-
-def adapter(name: str) -> Any:
-    return SimpleNamespace(name=name, stage=name.partition("-")[0], hash=f"hash of {name}")
-
-
-def wait_for(look: Callable[[], Any], seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return found
 
 
 @pytest.fixture
@@ -246,9 +184,6 @@ def test_another_base_or_policy_replaces_what_was_drawn_ahead_but_not_what_is_be
 
 
 def test_an_adapter_that_cannot_answer_is_said_not_looped(desk, rating):
-    def refuse(*args: Any) -> str:
-        raise AssertionError
-
     def generate(*args: Any) -> Job:
         job = Job(SimpleNamespace(), 1, "generate", 2)  # type: ignore[arg-type]
         desk.engine.asked.append({})
@@ -278,7 +213,8 @@ def test_a_vote_is_on_disk_before_the_reply_and_counts_once(desk, rating):
 
 
 @pytest.mark.parametrize(
-    "payload", [{"do": "vote", "verdict": "best"}, {"do": "rank", "ranks": ["x"]}, {"do": "edit"}, {"do": "dance"}]
+    "payload",
+    [{"do": "vote", "verdict": "best"}, {"do": "rank", "ranks": ["x"]}, {"do": "edit", "place": "x"}, {"do": "dance"}],
 )
 def test_nonsense_is_refused_and_changes_nothing(desk, rating, payload):
     reply = rating.ask({"sheet": whole(rating)["sheet"]["id"], **payload})

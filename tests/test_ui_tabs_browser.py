@@ -216,6 +216,7 @@ def test_adapters_answer_side_by_side_and_chat(app):
         expect(page.locator("#answers .score")).to_have_count(panels.count(), timeout=SLOW)
         assert page.locator("#answers .words").all_inner_texts() == texts  # same seed, same answers
 
+        page.get_by_role("button", name="How answers are drawn").click()
         page.locator("#max-tokens input").fill("4000")
         page.locator("#temperature input").fill("2")
         page.click("#ask")

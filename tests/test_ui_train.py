@@ -12,6 +12,12 @@ from xml.etree import ElementTree
 
 import gradio as gr
 import pytest
+
+from lorarlhf.engine.training import PARENTS
+from lorarlhf.errors import LoraRlhfError, SettingsError
+from lorarlhf.library import SavedAdapter
+from lorarlhf.settings import STAGES, LoadSettings
+from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.ui import run_html
 from lorarlhf.ui.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan
 from lorarlhf.ui.charts import Chart, Line, draw, number, smoothed, thinned, ticks
@@ -21,12 +27,6 @@ from lorarlhf.ui.progress import RunNumbers, clock, duration, log, outcome, way,
 from lorarlhf.ui.remarks import remarks
 from lorarlhf.ui.tabs.train import Page
 from lorarlhf.ui.training_view import TrainingView
-
-from lorarlhf.engine.training import PARENTS
-from lorarlhf.errors import LoraRlhfError, SettingsError
-from lorarlhf.library import SavedAdapter
-from lorarlhf.settings import STAGES, LoadSettings
-from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.workspace import Workspace
 
 HOSTILE = "<img src=x onerror=alert(1)> & 'quoted' \"twice\""

@@ -9,10 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lorarlhf.ui.progress import duration
-
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.store import RunRow, Store
+from lorarlhf.ui.progress import duration
 
 FEWEST_DEMONSTRATIONS = 10
 """Fewer teach no manner of answering."""

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from lorarlhf.ui.desk import Desk
-
 from lorarlhf.engine.client import Job
 from lorarlhf.engine.requests import JobCancelled
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import BARE
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Message, Prompt
+from lorarlhf.ui.desk import Desk
 
 MOST = 4
 """Adapters side by side."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from lorarlhf.ui.comparing import Answer
-
 from lorarlhf.library import BARE
 from lorarlhf.types import Message
+from lorarlhf.ui.comparing import Answer
 
 STATE_WORDS = {"waiting": "waits for the engine", "writing": "writing …", "stopped": "stopped", "failed": "failed"}
 EMPTY = "<p class='subdued'>Ask something; the answers appear here side by side.</p>"

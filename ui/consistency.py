@@ -9,10 +9,9 @@ import random
 from collections.abc import Collection
 from typing import NamedTuple
 
-from lorarlhf.ui.sheets import Sheet
-
 from lorarlhf.store import Row, Store
 from lorarlhf.types import Comparison, Outcome
+from lorarlhf.ui.sheets import Sheet
 
 SHARE = 1 / 20
 """Share of the pairs that are asked again."""

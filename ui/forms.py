@@ -13,11 +13,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
 from gradio.components import Component
-from lorarlhf.ui.desk import Desk
 from pydantic.fields import FieldInfo
 
 from lorarlhf.errors import SettingsError
 from lorarlhf.settings import STAGES, Settings
+from lorarlhf.ui.desk import Desk
 
 SHORT = {"kl": "KL", "sft": "SFT", "eos": "EOS", "ppo": "PPO", "lora": "LoRA"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 from filelock import FileLock, Timeout
-from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.guard import LOCAL, Guard
 
 from lorarlhf.errors import SettingsError, StoreError
 from lorarlhf.settings import LoadSettings
+from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.guard import LOCAL, Guard
 from lorarlhf.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ def launch(desk: Desk, host: str, port: int, auth: Auth | None) -> gr.Blocks:
     """Build the pages and start the web server; return at once."""
     # Read by Gradio as it is imported; nothing here ever reports to anybody.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    from lorarlhf.ui.app import LOOKS, build
     from starlette.middleware import Middleware
+
+    from lorarlhf.ui.app import LOOKS, build
 
     app = build(desk)
     app.queue(default_concurrency_limit=8, api_open=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
+
 from lorarlhf.ui.desk import Desk
 
 

@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
-from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.sheets import Recipe, Sheet
-
 from lorarlhf.engine.client import Job
 from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.types import Prompt, prompt_key
+from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.sheets import Recipe, Sheet
 
 AHEAD = 3
 """Sheets kept ready behind the one in front."""

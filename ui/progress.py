@@ -14,9 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lorarlhf.ui.charts import Chart, Line, Point, number
-
 from lorarlhf.store import RunRow, Store
+from lorarlhf.ui.charts import Chart, Line, Point, number
 
 Series = dict[str, list[Point]]
 """Metric → (step, value), in order of steps."""

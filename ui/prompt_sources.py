@@ -69,18 +69,19 @@ class Typed:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: list[Prompt] = [tuple(prompt) for prompt in store.get_meta(TYPED_META, [])]
+        self.waiting: list[Prompt] = [tuple(prompt) for prompt in store.get_meta(TYPED_META, [])]
+        """What was typed and not judged yet."""
 
     def say(self, text: str) -> None:
         """Add a prompt to the line, and to the workspace's prompts, where PPO finds it too."""
         prompt = user(checked(text))
         with self._store.transaction():
             self._store.add_prompts([prompt], TYPED)
-            self._keep([*self._waiting, prompt])
+            self._keep([*self.waiting, prompt])
 
     def take(self, busy: Collection[str]) -> Prompt | None:
         """Give the next prompt; it stays in line until it is judged."""
-        return next((prompt for prompt in self._waiting if prompt_key(prompt) not in busy), None)
+        return next((prompt for prompt in self.waiting if prompt_key(prompt) not in busy), None)
 
     def done(self, prompt: Prompt, answer: str) -> None:
         """Take a prompt out of the line."""
@@ -88,13 +89,13 @@ class Typed:
 
     def drop(self, prompt: Prompt) -> None:
         """Take a prompt out of the line."""
-        if prompt in self._waiting:
-            at = self._waiting.index(prompt)
-            self._keep(self._waiting[:at] + self._waiting[at + 1 :])
+        if prompt in self.waiting:
+            at = self.waiting.index(prompt)
+            self._keep(self.waiting[:at] + self.waiting[at + 1 :])
 
     def _keep(self, waiting: list[Prompt]) -> None:
         self._store.set_meta(TYPED_META, waiting)
-        self._waiting = waiting
+        self.waiting = waiting
 
 
 class Chat:
@@ -106,13 +107,13 @@ class Chat:
 
     def say(self, text: str) -> None:
         """Add the person's turn; raise `DataError` while an answer is to be chosen."""
-        if self._open:
+        if self.open:
             raise DataError("choose an answer first; then the conversation goes on")
         self.go_back_to((*self.turns, *user(checked(text))))
 
     def take(self, busy: Collection[str]) -> Prompt | None:
         """Give the conversation, where it waits for an answer and has none coming."""
-        return self.turns if self._open and prompt_key(self.turns) not in busy else None
+        return self.turns if self.open and prompt_key(self.turns) not in busy else None
 
     def done(self, prompt: Prompt, answer: str) -> None:
         """Go on with the preferred answer; without one the same turn is answered again."""
@@ -129,7 +130,8 @@ class Chat:
         self.turns = turns
 
     @property
-    def _open(self) -> bool:
+    def open(self) -> bool:
+        """Tell whether the last turn waits for an answer."""
         return bool(self.turns) and self.turns[-1]["role"] == "user"
 
 

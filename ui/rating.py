@@ -13,19 +13,18 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
+from lorarlhf.errors import DataError, LoraRlhfError
+from lorarlhf.store import Vote
+from lorarlhf.types import Outcome, Prompt
 from lorarlhf.ui.consistency import again
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.pairs import Tray
 from lorarlhf.ui.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
 from lorarlhf.ui.prompt_sources import Chat, Source, Typed, has_imported, imported_line, starter_line
+from lorarlhf.ui.recipes import offered, recipe_of
 from lorarlhf.ui.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
 from lorarlhf.ui.tally import progress
 from lorarlhf.ui.vote_history import History, in_words
-
-from lorarlhf.errors import DataError, LoraRlhfError
-from lorarlhf.library import BARE
-from lorarlhf.store import Vote
-from lorarlhf.types import Outcome, Prompt
 
 Payload = dict[str, Any]
 LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000
@@ -91,7 +90,7 @@ class RatingDesk:
     def do_edit(self, payload: Payload) -> dict[str, Any]:
         """Take the answer the person wrote: worth imitating, and better than both."""
         sheet, text = self._judged(payload), _text(payload, "text")
-        values = sheet.written(text, int(payload.get("place", -1)), str(payload.get("better")), self._about(payload))
+        values = sheet.written(text, _number(payload, "place"), str(payload.get("better")), self._about(payload))
         return self._say(sheet, values, f"your answer: {in_words(values[1])}", text.strip())
 
     def do_again(self, payload: Payload) -> dict[str, Any]:
@@ -156,16 +155,16 @@ class RatingDesk:
 
     def do_history(self, payload: Payload) -> dict[str, Any]:
         """List what was said before."""
-        return {**self.view(), "history": self.history.page(int(payload.get("page", 0)))}
+        return {**self.view(), "history": self.history.page(_number(payload, "page"))}
 
     def do_change(self, payload: Payload) -> dict[str, Any]:
         """Change what was said before."""
-        self.history.change(str(payload.get("kind")), int(payload.get("id", 0)), payload.get("verdict", ""))
+        self.history.change(str(payload.get("kind")), _number(payload, "id"), payload.get("verdict", ""))
         return {**self._told("Changed; what you said before stays in the history"), **self.do_history(payload)}
 
     def do_take_back(self, payload: Payload) -> dict[str, Any]:
         """Undo something that was said before."""
-        self.history.take_back(str(payload.get("kind")), int(payload.get("id", 0)))
+        self.history.take_back(str(payload.get("kind")), _number(payload, "id"))
         return {**self._told("Taken back"), **self.do_history(payload)}
 
     # -- what pages are told ----------------------------------------------------------------------------------
@@ -206,15 +205,10 @@ class RatingDesk:
 
     def choices(self) -> dict[str, Any]:
         """Tell what can be chosen, and what is."""
-        default = self._desk.sampling()
-        newest = self._adapter("")[0] or "base"
-        names = [adapter.name for adapter in self._answering()]
         return {
             "chosen": {**self.chosen.model_dump(mode="json"), "source": self.source},
             "choices": {
-                "adapters": [["", f"newest ({newest})"], [BARE, "base, no adapter"], *([n, n] for n in names)],
-                "temperature": default.temperature,
-                "max_new_tokens": default.max_new_tokens,
+                **offered(self._desk),
                 "criteria": list(dict.fromkeys([*CRITERIA, *self.chosen.own])),
                 "reasons": list(REASONS),
             },
@@ -237,25 +231,7 @@ class RatingDesk:
 
     def recipe(self) -> Recipe:
         """Say how answers are drawn now."""
-        chosen = self.chosen
-        pair = (self._adapter(chosen.first), self._adapter(chosen.second or chosen.first))
-        own = {"temperature": chosen.temperature, "max_new_tokens": chosen.max_new_tokens}
-        return Recipe(
-            base=self._desk.fingerprint,
-            adapters=tuple(pair[i % 2] for i in range(chosen.answers)),
-            sampling=self._desk.sampling(**{name: value for name, value in own.items() if value is not None}),
-            round=len(self._desk.adapters("ppo")),
-        )
-
-    def _answering(self) -> list[Any]:
-        return [adapter for adapter in self._desk.adapters() if adapter.stage != "reward"]
-
-    def _adapter(self, name: str) -> tuple[str, str]:
-        """Find an adapter's name and hash; one that is gone is the newest, and where there is none it is the base."""
-        saved = {} if name == BARE else {adapter.name: adapter for adapter in self._answering()}
-        newest = [found[-1] for stage in ("ppo", "sft") if (found := [a for a in saved.values() if a.stage == stage])]
-        found = saved.get(name) or next(iter(newest), None)
-        return (found.name, found.hash) if found else ("", self._desk.fingerprint)
+        return recipe_of(self._desk, self.chosen)
 
     def _take(self, busy: Collection[str]) -> Prompt | None:
         return self._source.take(busy)
@@ -305,11 +281,12 @@ class RatingDesk:
     def _why_nothing(self) -> str:
         if self.source == "queue" and not has_imported(self._desk.store):
             return "No prompts were imported yet. Import some in the tab Data, take the starter's, or type one."
-        if self.source == "typed":
+        if self.source == "typed" and not self._typed.waiting:
             return "Type a prompt, and two answers to it appear here."
         if self.source == "chat":
-            last = self._chat.turns[-1]["role"] if self._chat.turns else ""
-            return "" if last == "user" else "Say something: the answer you prefer continues the conversation."
+            if not self._chat.turns:
+                return "Say something: the answer you prefer continues the conversation."
+            return "" if self._chat.open else "Your turn: what you write goes on from the answer you preferred."
         return ""
 
 
@@ -320,3 +297,10 @@ def _text(payload: Payload, name: str) -> str:
     if len(text) > LONGEST_TEXT:
         raise DataError(f"{len(text):,} letters are too many; {LONGEST_TEXT:,} at most")
     return text
+
+
+def _number(payload: Payload, name: str) -> int:
+    number = payload.get(name, 0)
+    if type(number) is not int:
+        raise DataError(f"{name} = {number!r}: a whole number was expected")
+    return number

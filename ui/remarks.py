@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from lorarlhf.store import RunRow
 from lorarlhf.ui.charts import Point, number
 from lorarlhf.ui.progress import Series
-
-from lorarlhf.store import RunRow
 
 RECENT = 3
 """Points that are looked at together: one batch alone says little."""

@@ -10,6 +10,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from lorarlhf.store import RunRow
 from lorarlhf.ui.charts import draw
 from lorarlhf.ui.progress import (
     STAGE_NAMES,
@@ -23,8 +24,6 @@ from lorarlhf.ui.progress import (
     way,
 )
 from lorarlhf.ui.remarks import remarks
-
-from lorarlhf.store import RunRow
 
 NO_RUN = """<div class='run-head empty'><h3>No run yet</h3>
 <p>Training goes in three stages, each on what the one before it made:</p>

@@ -8,10 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lorarlhf.ui.desk import Desk
-
 from lorarlhf.errors import AdapterError, StoreError
 from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
+from lorarlhf.ui.desk import Desk
 
 ROLES = {"sft": "SFT", "reward": "reward model", "ppo": "PPO policy"}
 """What the stages make, in words."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from lorarlhf.ui.consistency import agreement
-
 from lorarlhf.store import Store
+from lorarlhf.ui.consistency import agreement
 
 MILESTONES = (
     (50, "a first reward model is worth training"),

@@ -3,7 +3,7 @@
 
 const LETTERS = ["A", "B", "C", "D", "E", "F"];
 const ARM_MS = 300; // A key pressed this soon after a pair appeared was meant for the one before.
-const LOOK_MS = { drawing: 120, waiting: 500, idle: 2000, hidden: 400 };
+const LOOK_MS = { drawing: 120, waiting: 300, idle: 2000, hidden: 400 };
 
 const root = element.querySelector(".rate");
 const $ = (selector) => root.querySelector(selector);
@@ -125,7 +125,7 @@ function drawSheet() {
   }
   const turns = sheet ? sheet.prompt : view.turns;
   if (fresh || seen.turns !== turns.length) converse($(".prompt"), turns);
-  if (!turns.length) $(".prompt").replaceChildren(make("span", { className: "faint" }, view.sheet ? "" : "No prompt yet"));
+  if (!turns.length) $(".prompt").replaceChildren(make("span", { className: "faint" }, "No prompt yet"));
   root.querySelectorAll(".answer").forEach((box, place) => fill(box, sheet, place));
   if (sheet && sheet.whole && (fresh || !seen.whole)) arm();
   compose(sheet);
@@ -183,7 +183,7 @@ function compose(sheet) {
   const area = form.querySelector("textarea");
   const chat = view.compose === "chat";
   area.placeholder = chat ? (view.turns.length ? "Your next turn" : "Say something") : "Type a prompt; several may wait in line";
-  area.disabled = chat && Boolean(sheet);
+  area.disabled = form.querySelector("button").disabled = chat && Boolean(sheet);
   // The person types next: there is nothing to rate, and no other field they are in.
   if (!sheet && !area.disabled && (seen === null || seen.id) && !isField(document.activeElement)) area.focus({ preventScroll: true });
 }
@@ -225,7 +225,7 @@ function drawButtons() {
 function note(sheet, many) {
   const words = $(".hint");
   let text = view.ahead ? `${view.ahead} more ready` : "";
-  if (sheet?.whole && view.stuck) text = `${view.wait} ${view.ahead} more ready to be rated.`;
+  if (sheet?.whole && view.stuck) text = `${view.wait} ${view.ahead ? `${view.ahead} more are ready to be rated.` : "This is the last one drawn before."}`;
   if (sheet?.whole && sheet.equal) text = "All answers came out the same, also after drawing again.";
   if (many && sheet.whole && rank.left && rank.left < sheet.answers.length) text = `${rank.left} not placed: they share the last rank`;
   words.textContent = text;

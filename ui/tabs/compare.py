@@ -7,15 +7,15 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from lorarlhf.ui.comparing import MOST, AtWork, choices, reply, scorer, side_by_side, usual
-from lorarlhf.ui.comparing_html import answers_html, chat_html
-from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import QUIET, asset
 
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import BARE
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Message, user
+from lorarlhf.ui.comparing import MOST, AtWork, choices, reply, scorer, side_by_side, usual
+from lorarlhf.ui.comparing_html import answers_html, chat_html
+from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.live import QUIET, asset
 
 LOOKS = "compare-panel"
 STREAM: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
@@ -24,13 +24,15 @@ STREAM: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
     at_work = AtWork()
-    with gr.Row():
-        numbers = _numbers(desk)
+    numbers = _numbers(desk)
     with gr.Tabs():
         with gr.Tab("Side by side"):
             adapters, judge = _side_by_side(desk, at_work, numbers)
         with gr.Tab("Chat"):
             partner = _chat(desk, at_work, numbers)
+    with gr.Accordion("How answers are drawn", open=False, elem_id="drawing"), gr.Row():
+        for number in numbers:
+            number.render()
     _offer(desk, tab, adapters, judge, partner)
 
 
@@ -38,7 +40,7 @@ def _numbers(desk: Desk) -> list[gr.Number]:
     def now(name: str) -> Any:
         return lambda: getattr(desk.sampling(), name)
 
-    narrow: dict[str, Any] = {"min_width": 100}
+    narrow: dict[str, Any] = {"min_width": 100, "render": False}
     return [
         gr.Number(now("temperature"), label="Temperature", minimum=0, step=0.1, elem_id="temperature", **narrow),
         gr.Number(now("max_new_tokens"), label="Tokens at most", precision=0, elem_id="max-tokens", **narrow),

@@ -7,16 +7,16 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from lorarlhf.ui import shelf
-from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain
-from lorarlhf.ui.memory import memory_html
-from lorarlhf.ui.shelf_html import card_html, table_html
 
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import LoadSettings
+from lorarlhf.ui import shelf
+from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain
+from lorarlhf.ui.memory import memory_html
+from lorarlhf.ui.shelf_html import card_html, table_html
 
 LOOKS = "models-panel"
 KNOBS = ("base", "bits", "device", "compute", "revision", "trust_remote_code")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.rating import RatingDesk
 

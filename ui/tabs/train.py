@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
+from lorarlhf.errors import LoraRlhfError
+from lorarlhf.library import free_name
+from lorarlhf.store import RunRow
 from lorarlhf.ui import run_html
 from lorarlhf.ui.advice import ROLES, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.forms import Form, build_form, defaults
 from lorarlhf.ui.progress import STAGE_NAMES, log
 from lorarlhf.ui.training_view import TrainingView
-
-from lorarlhf.errors import LoraRlhfError
-from lorarlhf.library import free_name
-from lorarlhf.store import RunRow
 
 ASSETS = Path(__file__).parent.parent / "assets"
 PRESSED = (ASSETS / "train.js").read_text(encoding="utf-8")

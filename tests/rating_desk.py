@@ -1,0 +1,75 @@
+"""A desk without an engine's process, whose answers, adapters and state a test decides."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lorarlhf.engine.client import Job
+from lorarlhf.engine.requests import EngineDied
+from lorarlhf.settings import LoadSettings, SamplingSettings
+from lorarlhf.workspace import Workspace
+
+
+class FakeEngine:
+    """Answers at once, with what a test wants; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.jobs: list[Any] = []
+        self.alive, self.held = True, threading.Event()
+        self.held.set()
+        self.answer: Callable[[int, int], str] = lambda call, k: f"answer {call}.{k}"
+
+    def generate(self, prompts: list[Any], n: int, sampling: SamplingSettings, adapter: str = "") -> Job:
+        call = len(self.asked)
+        self.asked.append({"prompt": prompts[0], "n": n, "seed": sampling.seed, "adapter": adapter})
+        client: Any = SimpleNamespace(_ask_to_stop=lambda number: None)
+        job = Job(client, call, "generate", n)
+
+        def work() -> None:
+            self.held.wait(10)
+            if not self.alive:
+                return job._end(EngineDied("the engine was killed"))
+            texts = [self.answer(call, k) for k in range(n)]
+            job._update(rows=[[k, text] for k, text in enumerate(texts)])
+            return job._end([[{"tokens": [], "text": text, "ended": True} for text in texts]])
+
+        threading.Thread(target=work, daemon=True).start()
+        return job
+
+
+class FakeDesk:
+    """A desk whose engine, adapters and state a test decides."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Workspace(folder).open().store()
+        self.engine = FakeEngine()
+        self.fingerprint, self.state = "base-1", "ready"
+        self.load_settings = LoadSettings()
+        self.saved: list[Any] = []
+
+    def adapters(self, stage: str = "") -> list[Any]:
+        return [adapter for adapter in self.saved if stage in ("", adapter.stage)]
+
+    def sampling(self, **changes: Any) -> SamplingSettings:
+        return SamplingSettings.parse({"max_new_tokens": 8, **changes}, "sampling")
+
+    def status(self) -> Any:
+        return SimpleNamespace(state=self.state, text=self.state)
+
+
+def adapter(name: str) -> Any:
+    return SimpleNamespace(name=name, stage=name.partition("-")[0], hash=f"hash of {name}")
+
+
+def wait_for(look: Callable[[], Any], seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return found
