@@ -11,8 +11,8 @@ from lorarlhf.engine.requests import JobCancelled
 from lorarlhf.errors import AdapterError
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Message, user
-from lorarlhf.ui.comparing import Answer, AtWork, choices, reply, scorer, side_by_side, usual
-from lorarlhf.ui.comparing_html import answers_html, chat_html
+from lorarlhf.ui.compare.comparing import Answer, AtWork, choices, reply, scorer, side_by_side, usual
+from lorarlhf.ui.compare.comparing_html import answers_html, chat_html
 
 EVIL = "<script>alert(1)</script> ![x](http://evil/x.png) <img src=http://evil/y.png onerror=alert(2)>"
 

@@ -12,9 +12,9 @@ import pytest
 from lorarlhf.data.exporting import EXPORT_FORMATS
 from lorarlhf.errors import DataError, LoraRlhfError
 from lorarlhf.types import Comparison, Demonstration, Message, Origin, Outcome, Ranking, user
-from lorarlhf.ui import browsing
-from lorarlhf.ui.browsing import PAGE, Filters
-from lorarlhf.ui.browsing_html import list_html, overview_html, row_html, verdict
+from lorarlhf.ui.data import browsing
+from lorarlhf.ui.data.browsing import PAGE, Filters
+from lorarlhf.ui.data.browsing_html import list_html, overview_html, row_html, verdict
 from lorarlhf.workspace import Workspace
 
 EVIL = "<img src=x onerror=alert(1)> ${alert(2)} {{3*3}}"

@@ -10,10 +10,10 @@ import pytest
 from lorarlhf.errors import AdapterError
 from lorarlhf.library import CARD, delete_saved, list_saved, read_saved, rename_saved
 from lorarlhf.settings import LoadSettings
-from lorarlhf.ui import shelf
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.memory import Part, draw, parts_of, size_of
-from lorarlhf.ui.shelf_html import card_html, table_html
+from lorarlhf.ui.models import shelf
+from lorarlhf.ui.models.memory import Part, draw, parts_of, size_of
+from lorarlhf.ui.models.shelf_html import card_html, table_html
 from lorarlhf.ui.tabs.models import from_preset, known_bases
 from lorarlhf.workspace import Workspace
 

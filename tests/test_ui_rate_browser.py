@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 from lorarlhf.store import Store
 from lorarlhf.types import Comparison, Origin, Outcome, user
-from lorarlhf.ui.vote_history import History
+from lorarlhf.ui.rate.vote_history import History
 from lorarlhf.workspace import Workspace
 from tests.browser import App, open_tab
 

@@ -20,11 +20,11 @@ from lorarlhf.errors import DataError, SettingsError, StoreError
 from lorarlhf.settings import LoadSettings, SamplingSettings
 from lorarlhf.store import Store
 from lorarlhf.types import Comparison, Origin, Outcome, Ranking, user
-from lorarlhf.ui import consistency
-from lorarlhf.ui.pairs import AHEAD, REDRAWS
-from lorarlhf.ui.rating import RatingDesk
-from lorarlhf.ui.sheets import PERSON, VERDICTS, About, Recipe, Sheet, verdict_of
-from lorarlhf.ui.tally import milestone, progress
+from lorarlhf.ui.rate import consistency
+from lorarlhf.ui.rate.pairs import AHEAD, REDRAWS
+from lorarlhf.ui.rate.rating import RatingDesk
+from lorarlhf.ui.rate.sheets import PERSON, VERDICTS, About, Recipe, Sheet, verdict_of
+from lorarlhf.ui.rate.tally import milestone, progress
 from tests.rating_desk import FakeDesk, adapter, wait_for
 
 ASSETS = Path(__file__).parent.parent / "ui/assets"

@@ -18,15 +18,15 @@ from lorarlhf.errors import LoraRlhfError, SettingsError
 from lorarlhf.library import SavedAdapter
 from lorarlhf.settings import STAGES, LoadSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
-from lorarlhf.ui import run_html
-from lorarlhf.ui.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan
-from lorarlhf.ui.charts import Chart, Line, draw, number, smoothed, thinned, ticks
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.forms import build_form
-from lorarlhf.ui.progress import RunNumbers, clock, duration, log, outcome, way, why_not_resumed
-from lorarlhf.ui.remarks import remarks
 from lorarlhf.ui.tabs.train import Page
-from lorarlhf.ui.training_view import TrainingView
+from lorarlhf.ui.train import run_html
+from lorarlhf.ui.train.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan
+from lorarlhf.ui.train.charts import Chart, Line, draw, number, smoothed, thinned, ticks
+from lorarlhf.ui.train.forms import build_form
+from lorarlhf.ui.train.progress import RunNumbers, clock, duration, log, outcome, way, why_not_resumed
+from lorarlhf.ui.train.remarks import remarks
+from lorarlhf.ui.train.training_view import TrainingView
 from lorarlhf.workspace import Workspace
 
 HOSTILE = "<img src=x onerror=alert(1)> & 'quoted' \"twice\""
@@ -413,7 +413,7 @@ def test_the_run_of_this_app_counts_as_at_work_from_its_first_moment(desk):
 
 @pytest.mark.parametrize(
     ("modules", "strange"),
-    [("tabs.train", "torch transformers peft datasets"), ("run_html, lorarlhf.ui.training_view", "gradio torch")],
+    [("tabs.train", "torch transformers peft datasets"), ("run_html, lorarlhf.ui.train.training_view", "gradio torch")],
 )
 def test_the_tab_is_made_without_torch_and_what_it_stands_on_without_gradio(modules, strange):
     code = f"import sys, lorarlhf.ui.{modules}; print(set({strange.split()}) & set(sys.modules))"

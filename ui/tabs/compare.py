@@ -12,8 +12,8 @@ from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import BARE
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Message, user
-from lorarlhf.ui.comparing import MOST, AtWork, choices, reply, scorer, side_by_side, usual
-from lorarlhf.ui.comparing_html import answers_html, chat_html
+from lorarlhf.ui.compare.comparing import MOST, AtWork, choices, reply, scorer, side_by_side, usual
+from lorarlhf.ui.compare.comparing_html import answers_html, chat_html
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import QUIET, asset
 

@@ -12,9 +12,9 @@ import gradio as gr
 
 from lorarlhf.data.exporting import EXPORT_FORMATS
 from lorarlhf.errors import LoraRlhfError
-from lorarlhf.ui import browsing
-from lorarlhf.ui.browsing import Filters
-from lorarlhf.ui.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, row_html
+from lorarlhf.ui.data import browsing
+from lorarlhf.ui.data.browsing import Filters
+from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, row_html
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import QUIET, UNSEEN, link_html, listing, live, plain
 

@@ -12,11 +12,11 @@ from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import LoadSettings
-from lorarlhf.ui import shelf
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain
-from lorarlhf.ui.memory import memory_html
-from lorarlhf.ui.shelf_html import card_html, table_html
+from lorarlhf.ui.models import shelf
+from lorarlhf.ui.models.memory import memory_html
+from lorarlhf.ui.models.shelf_html import card_html, table_html
 
 LOOKS = "models-panel"
 KNOBS = ("base", "bits", "device", "compute", "revision", "trust_remote_code")

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.rating import RatingDesk
+from lorarlhf.ui.rate.rating import RatingDesk
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SCRIPTS = ("rate_text.js", "rate_ranking.js", "rate_history.js", "rate.js")

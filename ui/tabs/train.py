@@ -15,12 +15,12 @@ import gradio as gr
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import free_name
 from lorarlhf.store import RunRow
-from lorarlhf.ui import run_html
-from lorarlhf.ui.advice import ROLES, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.forms import Form, build_form, defaults
-from lorarlhf.ui.progress import STAGE_NAMES, log
-from lorarlhf.ui.training_view import TrainingView
+from lorarlhf.ui.train import run_html
+from lorarlhf.ui.train.advice import ROLES, Standing, choices, missing, next_step, plan
+from lorarlhf.ui.train.forms import Form, build_form, defaults
+from lorarlhf.ui.train.progress import STAGE_NAMES, log
+from lorarlhf.ui.train.training_view import TrainingView
 
 ASSETS = Path(__file__).parent.parent / "assets"
 PRESSED = (ASSETS / "train.js").read_text(encoding="utf-8")

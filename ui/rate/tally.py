@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from lorarlhf.store import Store
-from lorarlhf.ui.consistency import agreement
+from lorarlhf.ui.rate.consistency import agreement
 
 MILESTONES = (
     (50, "a first reward model is worth training"),

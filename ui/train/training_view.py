@@ -13,9 +13,9 @@ from lorarlhf.errors import TrainingError
 from lorarlhf.library import SavedAdapter, check_new_name
 from lorarlhf.settings import Settings
 from lorarlhf.store import RunRow
-from lorarlhf.ui.advice import Standing, count, missing
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.progress import PACE_STEPS, RunNumbers, why_not_resumed
+from lorarlhf.ui.train.advice import Standing, count, missing
+from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers, why_not_resumed
 
 START_SECONDS = 5.0
 """How long a start waits to see whether the engine takes it; one that is busy with something else takes it later."""

@@ -18,7 +18,7 @@ from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.types import Prompt, prompt_key
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.sheets import Recipe, Sheet
+from lorarlhf.ui.rate.sheets import Recipe, Sheet
 
 AHEAD = 3
 """Sheets kept ready behind the one in front."""

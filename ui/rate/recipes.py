@@ -6,8 +6,8 @@ from typing import Any
 
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.preferences import Preferences
-from lorarlhf.ui.sheets import Recipe
+from lorarlhf.ui.rate.preferences import Preferences
+from lorarlhf.ui.rate.sheets import Recipe
 
 
 def recipe_of(desk: Desk, chosen: Preferences) -> Recipe:

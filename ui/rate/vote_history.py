@@ -12,7 +12,7 @@ from typing import Any
 from lorarlhf.errors import DataError, StoreError
 from lorarlhf.store import Row, Store, Vote, kind_of
 from lorarlhf.types import Comparison, Ranking
-from lorarlhf.ui.sheets import VERDICTS, Sheet, dense, is_written, verdict_of
+from lorarlhf.ui.rate.sheets import VERDICTS, Sheet, dense, is_written, verdict_of
 
 META, MOST_ACTS = "rating acts", 200
 """Name in the workspace of the newest acts, and how many are kept to be undone."""

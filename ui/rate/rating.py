@@ -16,15 +16,15 @@ from typing import Any
 from lorarlhf.errors import DataError, LoraRlhfError
 from lorarlhf.store import Vote
 from lorarlhf.types import Outcome, Prompt
-from lorarlhf.ui.consistency import again
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.pairs import Tray
-from lorarlhf.ui.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
-from lorarlhf.ui.prompt_sources import Chat, Source, Typed, has_imported, imported_line, starter_line
-from lorarlhf.ui.recipes import offered, recipe_of
-from lorarlhf.ui.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
-from lorarlhf.ui.tally import progress
-from lorarlhf.ui.vote_history import History, in_words
+from lorarlhf.ui.rate.consistency import again
+from lorarlhf.ui.rate.pairs import Tray
+from lorarlhf.ui.rate.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
+from lorarlhf.ui.rate.prompt_sources import Chat, Source, Typed, has_imported, imported_line, starter_line
+from lorarlhf.ui.rate.recipes import offered, recipe_of
+from lorarlhf.ui.rate.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
+from lorarlhf.ui.rate.tally import progress
+from lorarlhf.ui.rate.vote_history import History, in_words
 
 Payload = dict[str, Any]
 LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000

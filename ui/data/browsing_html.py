@@ -8,8 +8,8 @@ from typing import Any
 from lorarlhf.store import Row, Store
 from lorarlhf.store.codec import prompt_of
 from lorarlhf.types import Comparison, Outcome, Ranking, is_heldout
-from lorarlhf.ui import browsing
-from lorarlhf.ui.browsing import Page, answers_of, rater_of
+from lorarlhf.ui.data import browsing
+from lorarlhf.ui.data.browsing import Page, answers_of, rater_of
 
 KIND_WORDS = {"comparisons": "Comparisons", "rankings": "Rankings", "demonstrations": "Demonstrations"}
 KIND_WORDS |= {"prompts": "Prompts"}

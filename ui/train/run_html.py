@@ -11,8 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from lorarlhf.store import RunRow
-from lorarlhf.ui.charts import draw
-from lorarlhf.ui.progress import (
+from lorarlhf.ui.train.charts import draw
+from lorarlhf.ui.train.progress import (
     STAGE_NAMES,
     STATUS_WORDS,
     Series,
@@ -23,7 +23,7 @@ from lorarlhf.ui.progress import (
     parents,
     way,
 )
-from lorarlhf.ui.remarks import remarks
+from lorarlhf.ui.train.remarks import remarks
 
 NO_RUN = """<div class='run-head empty'><h3>No run yet</h3>
 <p>Training goes in three stages, each on what the one before it made:</p>

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lorarlhf.store import Row, Store
 from lorarlhf.types import Comparison, Outcome
-from lorarlhf.ui.sheets import Sheet
+from lorarlhf.ui.rate.sheets import Sheet
 
 SHARE = 1 / 20
 """Share of the pairs that are asked again."""

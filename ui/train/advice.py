@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.store import RunRow, Store
-from lorarlhf.ui.progress import duration
+from lorarlhf.ui.train.progress import duration
 
 FEWEST_DEMONSTRATIONS = 10
 """Fewer teach no manner of answering."""

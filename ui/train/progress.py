@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from lorarlhf.store import RunRow, Store
-from lorarlhf.ui.charts import Chart, Line, Point, number
+from lorarlhf.ui.train.charts import Chart, Line, Point, number
 
 Series = dict[str, list[Point]]
 """Metric → (step, value), in order of steps."""

@@ -7,7 +7,7 @@ from html import escape
 
 from lorarlhf.library import BARE
 from lorarlhf.types import Message
-from lorarlhf.ui.comparing import Answer
+from lorarlhf.ui.compare.comparing import Answer
 
 STATE_WORDS = {"waiting": "waits for the engine", "writing": "writing …", "stopped": "stopped", "failed": "failed"}
 EMPTY = "<p class='subdued'>Ask something; the answers appear here side by side.</p>"

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from lorarlhf.library import BARE, SavedAdapter
-from lorarlhf.ui.shelf import ROLES, Row, base_name, measured
+from lorarlhf.ui.models.shelf import ROLES, Row, base_name, measured
 
 COLUMNS = ("Adapter", "Made by", "Base", "From", "Learned from", "Result", "Made on")
 TITLE = "<h3>Adapters</h3>"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from lorarlhf.store import RunRow
-from lorarlhf.ui.charts import Point, number
-from lorarlhf.ui.progress import Series
+from lorarlhf.ui.train.charts import Point, number
+from lorarlhf.ui.train.progress import Series
 
 RECENT = 3
 """Points that are looked at together: one batch alone says little."""

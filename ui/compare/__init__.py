@@ -1,0 +1,1 @@
+"""What the Compare tab knows: the same prompt to several adapters, and a chat."""

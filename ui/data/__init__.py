@@ -1,0 +1,1 @@
+"""What the Data tab knows: rows to browse, mend and delete."""
