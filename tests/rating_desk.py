@@ -47,7 +47,8 @@ class FakeDesk:
     """A desk whose engine, adapters and state a test decides."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Workspace(folder).open().store()
+        self.workspace = Workspace(folder).open()
+        self.store = self.workspace.store()
         self.engine = FakeEngine()
         self.fingerprint, self.state = "base-1", "ready"
         self.load_settings = LoadSettings()
@@ -64,7 +65,7 @@ class FakeDesk:
 
 
 def adapter(name: str) -> Any:
-    return SimpleNamespace(name=name, stage=name.partition("-")[0], hash=f"hash of {name}")
+    return SimpleNamespace(name=name, stage=name.partition("-")[0], hash=f"hash of {name}", card={})
 
 
 def wait_for(look: Callable[[], Any], seconds: float = 20) -> Any:

@@ -380,14 +380,25 @@ def test_agreement_follows_changes_and_leaves_out_what_was_undone(desk):
     assert consistency.agreement(desk.store, "").words == ""
 
 
+def test_a_new_adapter_is_offered_without_reloading_the_page(desk, rating):
+    stale = {"do": "look", "stamp": 0, "shelf": rating.view()["shelf"]}
+    assert "choices" not in rating.ask(stale)
+    desk.saved.append(adapter("sft-9"))
+    (desk.workspace.adapters_dir / "sft-9").mkdir()
+    assert ["sft-9", "sft-9"] in rating.ask(stale)["choices"]["adapters"]
+
+
 def test_progress_in_numbers_and_words(desk, rating):
-    assert milestone(38) == "12 more before a first reward model is worth training"
-    assert milestone(400).startswith("400 more before you have 800")
+    assert milestone(38, None) == "12 more before a first reward model is worth training"
+    assert milestone(50, None) == "enough for a first reward model: train one"
+    assert milestone(80, 20) == "30 more before training the reward model again is worth it"
+    assert milestone(150, 60).startswith("train again now, or go on: 250 more")
+    assert milestone(460, 60) == "60 since the newest reward model: train again"
     desk.store.add_comparison(Comparison(user("?"), "x", "y", Outcome.A))
     desk.store.add_ranking(Ranking(user("?"), ("x", "y", "z"), (1, 2, 3)))
     vote(rating, "skip")
     vote(rating)
-    told = progress(desk.store, "")
+    told = progress(desk.store, "", [])
     assert (told["today"], told["total"]) == (1, 3)
 
 

@@ -413,7 +413,10 @@ def test_the_run_of_this_app_counts_as_at_work_from_its_first_moment(desk):
 
 @pytest.mark.parametrize(
     ("modules", "strange"),
-    [("tabs.train", "torch transformers peft datasets"), ("run_html, lorarlhf.ui.train.training_view", "gradio torch")],
+    [
+        ("tabs.train", "torch transformers peft datasets"),
+        ("train.run_html, lorarlhf.ui.train.training_view", "gradio torch"),
+    ],
 )
 def test_the_tab_is_made_without_torch_and_what_it_stands_on_without_gradio(modules, strange):
     code = f"import sys, lorarlhf.ui.{modules}; print(set({strange.split()}) & set(sys.modules))"

@@ -74,6 +74,7 @@ class Desk:
         self._before: LoadSettings | None = None
         """The base to go back to when the one that is being loaded cannot be."""
         self._deaths: list[float] = []
+        self._shelf: tuple[Any, list[SavedAdapter]] = (None, [])
         self._open_run = ""
         self._stopped: Job | None = None
         """The run the person asked to stop; the next app shall not go on with it."""
@@ -162,11 +163,12 @@ class Desk:
 
     def adapters(self, stage: str = "") -> list[SavedAdapter]:
         """List the adapters that fit this base, oldest first; those of one stage if it is named."""
-        return [
-            adapter
-            for adapter in list_saved(self.workspace.adapters_dir)
-            if adapter.card["base"]["fingerprint"] == self.fingerprint and stage in ("", adapter.stage)
-        ]
+        folder = self.workspace.adapters_dir
+        stamp = (self.fingerprint, folder.stat().st_mtime_ns)
+        if self._shelf[0] != stamp:  # cards are read again only when a folder came or went
+            found = [saved for saved in list_saved(folder) if saved.card["base"]["fingerprint"] == stamp[0]]
+            self._shelf = (stamp, found)
+        return [saved for saved in self._shelf[1] if stage in ("", saved.stage)]
 
     def in_use(self) -> set[str]:
         """Name the adapters that a job of the engine stands on."""

@@ -66,7 +66,7 @@ async function look() {
   if (shown()) measure();
   if (shown() && !busy) {
     const before = epoch;
-    const reply = await ask({ do: "look", stamp: view.stamp });
+    const reply = await ask({ do: "look", stamp: view.stamp, shelf: view.shelf });
     if (before === epoch && !busy) show(reply);
   }
   timer = setTimeout(look, !shown() ? LOOK_MS.hidden : LOOK_MS[pace()]);

@@ -70,7 +70,10 @@ class RatingDesk:
     def do_look(self, payload: Payload) -> dict[str, Any]:
         """Tell a page what changed since it looked last."""
         view = self.view()
-        return {"stamp": view["stamp"]} if view["stamp"] == payload.get("stamp") else view
+        if view["stamp"] == payload.get("stamp"):
+            return {"stamp": view["stamp"]}
+        # A base that came, or a run that ended, brings other adapters to choose from.
+        return view if view["shelf"] == payload.get("shelf", view["shelf"]) else {**self.choices(), **view}
 
     def do_vote(self, payload: Payload) -> dict[str, Any]:
         """Say which of two answers is better."""
@@ -180,6 +183,7 @@ class RatingDesk:
                 "ahead": sum(sheet.whole for sheet in list(self.tray.sheets)[1:]),
                 "wait": obstacle or (self._why_nothing() if sheet is None else ""),
                 "stuck": bool(obstacle),
+                "shelf": f"{self._desk.fingerprint} {self._desk.workspace.adapters_dir.stat().st_mtime_ns}",
             }
             if sheet:
                 seen["sheet"] = {
@@ -198,7 +202,7 @@ class RatingDesk:
     def tally(self) -> dict[str, Any]:
         """Say how far the person has come."""
         return {
-            "progress": progress(self._desk.store, self.chosen.rater),
+            "progress": progress(self._desk.store, self.chosen.rater, self._desk.adapters("reward")),
             "undoable": len(self.history),
             "revealable": self._last is not None,
         }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Store
 from lorarlhf.ui.rate.consistency import agreement
+from lorarlhf.ui.train.advice import FIRST_VOTES, FRESH_VOTES, Standing
 
-MILESTONES = (
-    (50, "a first reward model is worth training"),
-    (200, "training the reward model again is worth it"),
-    # The README's figures of the starter base come from 400 votes.
-    (400, "you have as many votes as the README's measurements"),
-)
+README_VOTES = 400
+"""The README's figures of the starter base come from that many."""
 PACE_MINUTES, PACE_VOTES, SHORTEST_MINUTES = 10, 30, 0.1
 """Votes per minute are those of the newest so many votes, none of them older than so many minutes."""
 
@@ -21,29 +20,32 @@ _VOTES = """(SELECT id, created, source FROM live_comparisons WHERE outcome != '
     UNION ALL SELECT id, created, source FROM live_rankings)"""
 
 
-def progress(store: Store, rater: str) -> dict[str, Any]:
-    """Count the votes of today and in all, the pace, and what comes next."""
+def progress(store: Store, rater: str, rewards: Sequence[SavedAdapter]) -> dict[str, Any]:
+    """Count the votes of today and in all, the pace, and what comes next after the reward models there are."""
     total = store.query(f"SELECT count(*) FROM {_VOTES}")[0][0]
+    fresh = Standing(votes=total, adapters=rewards).fresh_votes() if rewards else None
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     sql = f"SELECT count(*) FROM {_VOTES} WHERE source = 'app' AND created >= ?"
     return {
         "today": store.query(sql, (stamp(midnight),))[0][0],
         "total": total,
         "pace": pace(store),
-        "next": milestone(total),
+        "next": milestone(total, fresh),
         "agreement": agreement(store, rater).words,
     }
 
 
-def milestone(votes: int) -> str:
-    """Say what the next votes are good for."""
-    for goal, words in MILESTONES:
-        if votes < goal:
-            return f"{goal - votes} more before {words}"
-    goal = MILESTONES[-1][0]
-    while goal <= votes:
-        goal *= 2
-    return f"{goal - votes} more before you have {goal}: each doubling makes the reward model better"
+def milestone(votes: int, fresh: int | None) -> str:
+    """Say what the next votes are good for; `fresh` are those since the newest reward model, if there is one."""
+    if fresh is None and votes < FIRST_VOTES:
+        return f"{FIRST_VOTES - votes} more before a first reward model is worth training"
+    if fresh is None:
+        return "enough for a first reward model: train one"
+    if fresh < FRESH_VOTES:
+        return f"{FRESH_VOTES - fresh} more before training the reward model again is worth it"
+    if votes < README_VOTES:
+        return f"train again now, or go on: {README_VOTES - votes} more are as many as the README's figures stand on"
+    return f"{fresh} since the newest reward model: train again"
 
 
 def pace(store: Store) -> float | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import TrainingError
-from lorarlhf.library import SavedAdapter, check_new_name
+from lorarlhf.library import check_new_name
 from lorarlhf.settings import Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
@@ -28,16 +26,6 @@ class TrainingView:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.numbers = RunNumbers(desk.store)
-        self._lock = threading.Lock()
-        self._adapters: tuple[Any, list[SavedAdapter]] = (None, [])
-
-    def adapters(self) -> list[SavedAdapter]:
-        """List the adapters that fit the base; cards are read again only when a folder came or went."""
-        stamp = (self.desk.fingerprint, self.desk.workspace.adapters_dir.stat().st_mtime_ns)
-        with self._lock:
-            if self._adapters[0] != stamp:
-                self._adapters = (stamp, self.desk.adapters())
-            return self._adapters[1]
 
     def runs(self) -> list[RunRow]:
         """List all runs, oldest first; one that is just being gone on with counts as at work already."""
@@ -60,7 +48,7 @@ class TrainingView:
         newest = runs[-1] if runs else None
         return Standing(
             **count(self.desk.store),
-            adapters=self.adapters(),
+            adapters=self.desk.adapters(),
             base=bool(self.desk.fingerprint),
             at_work=self.at_work(runs),
             unfinished=newest if newest and not self.why_not_resumed(newest) else None,
