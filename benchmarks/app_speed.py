@@ -52,7 +52,7 @@ def one_start(workspace: Path) -> dict[str, float]:
             page.wait_for_selector("#status .ready, #status .working", timeout=60_000)
             loaded = time.perf_counter() - began
             page.wait_for_function(
-                "() => [...document.querySelectorAll('.answer-text')].some(e => e.textContent.trim().length > 0)",
+                "() => [...document.querySelectorAll('.rate .answer .text')].some(e => e.textContent.trim())",
                 timeout=60_000,
             )
             answered = time.perf_counter() - began

@@ -1,8 +1,9 @@
 """Take the pictures of the README from the running app, filled the way an evening of rating leaves it.
 
-    python -m benchmarks.screenshots [--workspace DIR] [--out ui/screenshots]
+    python -m benchmarks.screenshots [--workspace DIR] [--all --out FOLDER]
 
-Without a workspace it goes round the loop first, with the scripted rater (some minutes). Both themes, and phone width.
+Without a workspace it goes round the loop first, with the scripted rater (some minutes). `--all` takes every tab in
+both themes and at phone width, to look at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lorarlhf.engine.demo import run_demo
 from lorarlhf.workspace import Workspace
 from tests.browser import App, open_tab, ready
 
+README = {"rate-light", "train-dark", "compare-light", "models-light", "rate-dark-phone"}
 TABS = {"rate": "Rate", "train": "Train", "compare": "Compare", "data": "Data", "models": "Base and adapters"}
 
 
@@ -39,6 +41,7 @@ def main() -> None:
     """Parse the arguments and take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, help="a workspace with votes and runs; it is copied first")
+    parser.add_argument("--all", action="store_true", help="not only those of the README")
     parser.add_argument("--out", type=Path, default=Path("ui/screenshots"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -52,8 +55,9 @@ def main() -> None:
                     with app.page(theme=theme, wide=wide, high=high) as page:
                         ready(page)
                         for tab in TABS:
-                            show(page, tab)
-                            page.screenshot(path=args.out / f"{tab}-{name}.png")
+                            if args.all or f"{tab}-{name}" in README:
+                                show(page, tab)
+                                page.screenshot(path=args.out / f"{tab}-{name}.png")
 
 
 if __name__ == "__main__":
