@@ -115,7 +115,7 @@ def test_a_good_upload_comes_in_once_and_is_deleted(place, store, tmp_path):
         ("bad.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": 3}\n', "line 2: field completion is missing"),
         ("page.html", b"<html>", "page.html is of no known type"),
         ("mine.jsonl", b"", "is empty"),
-        ("torn.jsonl.gz", gzip.compress(b'{"prompt": "a"}' * 99)[:40], "is cut off"),
+        ("torn.jsonl.gz", gzip.compress(b'{"prompt": "a"}' * 99, mtime=0)[:40], "is cut off"),
         ("sheet.csv", b"PK\x03\x04", "save it as CSV first"),
     ],
 )

@@ -22,6 +22,7 @@ THEME = gr.themes.Soft(primary_hue="teal", neutral_hue="slate", font=FONT, font_
     # Gradio's other choices fall short of the contrast that WCAG AA asks for: 4.5 : 1 of text, 3 : 1 of fields.
     body_text_color_subdued="*neutral_600",
     block_label_text_color="*primary_700",
+    block_label_background_fill_dark="*primary_700",
     block_title_text_color="*neutral_700",
     block_title_text_color_dark="*neutral_200",
     block_title_background_fill="none",
