@@ -381,9 +381,9 @@ def export_(adapter: str, dest: str, form: str, force: bool, workspace: str | No
     saved = read_saved(place.adapters_dir / adapter)
     with place.store() as store:
         base = Path(store.get_meta("load", {}).get("base", ""))
-    result = export_peft(
-        saved, Path(dest), overwrite=force, base_folder=base if (base / "config.json").is_file() else None
-    )
+    # The workspace may have moved on to another base since the adapter was made.
+    here = base.name == saved.card["base"]["name"] and (base / "config.json").is_file()
+    result = export_peft(saved, Path(dest), overwrite=force, base_folder=base if here else None)
     show_json(result) if as_json else click.echo(f"wrote {result['folder']}; its README.md says how to load it")
 
 

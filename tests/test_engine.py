@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -161,3 +163,21 @@ def test_two_turns_of_a_sampled_prompt_never_run_together():
     turns = (*user("I bought it."), Message(role="assistant", content="Good."), *user("Send the link."))
     text = readable(tokenizer, encode_prompt(tokenizer, turns, 1000))
     assert text.splitlines() == ["I bought it.", "Good.", "Send the link."]
+
+
+def test_the_last_few_adapters_stay_in_memory_until_training_needs_it_or_they_change(filled):
+    here = filled.workspace.adapters_dir
+    train(filled, "sft", SFT, "one")
+    train(filled, "sft", SFT.model_copy(update={"seed": 7, "learning_rate": 0.05}), "two")
+    for copy in ("x1", "x2", "x3"):
+        shutil.copytree(here / "one", here / copy)
+    sampling = SamplingSettings(max_new_tokens=12)
+    answers = {name: filled.generate([user("why?")], 4, sampling, name) for name in ("one", "two", "x1", "x2", "x3")}
+    assert filled.bank.names == ["x1", "x2", "x3"]
+    assert answers["x1"] == answers["x3"] == answers["one"] != answers["two"]
+    shutil.rmtree(here / "x1")
+    shutil.copytree(here / "two", here / "x1")
+    assert filled.generate([user("why?")], 4, sampling, "x1") == answers["two"]
+    assert filled.bank.names == ["x2", "x3", "x1"]
+    train(filled, "sft", SFT, "three")
+    assert filled.bank.names == []

@@ -172,7 +172,7 @@ class Desk:
 
     def in_use(self) -> set[str]:
         """Name the adapters that a job of the engine stands on."""
-        names = set(self.memory.get("adapters", {})) if self.engine.jobs else set()
+        names = {job.adapter for job in self.engine.jobs}
         run = self.running
         return names | (set(run.parents["adapters"].values()) | {run.adapter} if run else set())
 

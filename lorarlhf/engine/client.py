@@ -51,8 +51,10 @@ LOG_BYTES = 2**20
 class Job:
     """Something the engine was asked to do. Any number of threads may look at it."""
 
-    def __init__(self, client: EngineClient, number: int, kind: str, rows: int = 0) -> None:
+    def __init__(self, client: EngineClient, number: int, kind: str, rows: int = 0, adapter: str = "") -> None:
         self.number, self.kind = number, kind
+        self.adapter = adapter
+        """The adapter it reads, if it names one."""
         self.future: Future[Any] = Future()
         """For `asyncio.wrap_future` and callbacks, which must not start or stop the engine themselves."""
         self.future.set_running_or_notify_cancel()
@@ -236,7 +238,7 @@ class EngineClient:
     def _ask(self, do: str, args: dict[str, Any] | None = None, rows: int = 0) -> Job:
         with self._lock:
             self._last += 1
-            job = Job(self, self._last, do, rows)
+            job = Job(self, self._last, do, rows, (args or {}).get("adapter", ""))
             if self._ended is None:
                 self._jobs[job.number] = job
                 self._send(Request(job.number, do, args or {}))

@@ -6,7 +6,7 @@ base is loaded once, on first use, and never again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,9 @@ from lorarlhf.train.team import Team
 from lorarlhf.types import Prompt
 from lorarlhf.workspace import Workspace
 
+KEPT = 3
+"""Adapters that stay in memory between jobs that only read them."""
+
 
 class Engine:
     """A base, its adapters, and a workspace."""
@@ -37,6 +40,8 @@ class Engine:
         self.workspace = workspace.open()
         self.load_settings = load
         self._progress = progress
+        self._kept: dict[str, dict[str, str]] = {}
+        """Adapters that stay in memory after use → the hashes of their files, the newest last."""
 
     @cached_property
     def store(self) -> Store:
@@ -64,19 +69,30 @@ class Engine:
 
     @contextmanager
     def borrowed(self, name: str) -> Iterator[str | None]:
-        """Have a saved adapter in memory for a while → its name in the bank, None for the bare base."""
+        """Have a saved adapter in memory → its name in the bank, None for the bare base.
+
+        The last few stay there: whoever rates draws from the same one or two all evening.
+        """
         if name in ("", BARE):
             yield None
             return
-        self.bank.load(name, self.saved(name).path, frozen=True)
-        try:
-            yield name
-        finally:
+        saved = self.saved(name)
+        hashes = saved.card["hashes"]
+        if self._kept.get(name) != hashes:
+            self._let_go([name] if name in self._kept else list(self._kept)[: len(self._kept) + 1 - KEPT])
+            self.bank.load(name, saved.path, frozen=True)
+        self._kept[name] = self._kept.pop(name, hashes)
+        yield name
+
+    def _let_go(self, names: Iterable[str]) -> None:
+        for name in names:
+            del self._kept[name]
             self.bank.delete(name)
 
     @contextmanager
     def cleared(self) -> Iterator[None]:
-        """Forget, when the block ends, the adapters it brought into memory."""
+        """Give a block the memory of the adapters that were only kept, and forget in the end those it brought."""
+        self._let_go(list(self._kept))
         before = set(self.bank.names)
         try:
             yield
