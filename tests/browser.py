@@ -111,6 +111,7 @@ def ready(page: Page) -> None:
 
 def open_tab(page: Page, name: str) -> None:
     """Go to a tab by its name; a narrow page keeps the last ones in a menu."""
+    page.locator("#tabs [role=tab]").locator("visible=true").first.wait_for()
     tab = page.get_by_role("tab", name=re.compile(f"^{name}"))
     if tab.locator("visible=true").count():
         tab.locator("visible=true").click()
