@@ -226,6 +226,8 @@ def generate(
     """Draw answers: one object per prompt, {"prompt", "completions"}."""
     if (file is None) == (text is None):
         raise click.UsageError("pass either --prompts FILE or --prompt TEXT")
+    if text is not None and not text.strip():
+        raise click.UsageError("--prompt is empty; write what is to be answered")
     from lorarlhf.data.importing import read_prompts
     from lorarlhf.types import plain, user
 

@@ -21,12 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 PATIENCE = 180.0
 """Seconds; two processes import torch and Gradio on a machine that may be busy."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), "")
+
+
+GRADIO_LEFT = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
+"""What Gradio logs where a page is left or reloaded while it waits for a reply."""
 
 
 class App:
@@ -89,7 +93,7 @@ class App:
             page.set_default_timeout(30_000)
             problems: list[str] = []
             page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-            page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+            page.on("console", lambda line: problems.append(line.text) if is_error(line) else None)
             page.on("request", lambda r: problems.append(f"asked {r.url}") if self.foreign(r.url) else None)
             page.goto(f"{self.url}/?__theme={theme}")
             page.wait_for_selector("#status")
@@ -102,6 +106,11 @@ class App:
     def foreign(self, url: str) -> bool:
         """Tell whether a request leaves the app."""
         return not url.startswith((self.url, "data:", "blob:", "about:"))
+
+
+def is_error(line: ConsoleMessage) -> bool:
+    """Tell whether a line of the console is an error of the app's."""
+    return line.type == "error" and not any(words in line.text for words in GRADIO_LEFT)
 
 
 def ready(page: Page) -> None:

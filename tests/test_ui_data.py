@@ -95,7 +95,16 @@ def test_sides_and_held_out_prompts_are_counted(store):
     whole, kept = browsing.held_out(store)
     assert whole == 206
     assert 10 < kept < 35  # a tenth of them, by a hash
-    assert "Outcomes: A is better 3, B is better 2, tie 1, both bad 1" in overview_html(store)
+    assert "Outcomes: one is better 5, tie 1, both bad 1" in overview_html(store)
+
+
+def test_letters_are_those_the_person_saw(store):
+    store.add_comparisons([vote(1, Outcome.B, left="b"), vote(2, Outcome.B)])
+    swapped, plain = store.comparisons()
+    assert (verdict(swapped), verdict(plain)) == ("A is better", "B is better")
+    assert browsing.answers_of(swapped.value) == [swapped.value.b, swapped.value.a]
+    assert browsing.Filters(outcome="a").let(swapped)
+    assert not browsing.Filters(outcome="a").let(plain)
 
 
 def test_a_good_upload_comes_in_once_and_is_deleted(place, store, tmp_path):

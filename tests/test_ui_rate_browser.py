@@ -178,6 +178,29 @@ def test_a_chat_goes_on_with_the_preferred_answer(app: App, store: Store):
         settle(page)
 
 
+def test_whoever_types_several_prompts_never_votes_by_it(app: App, store: Store):
+    with app.page() as page:
+        settle(page)
+        page.locator("[data-choice=source]").select_option("typed")
+        page.locator(".composer textarea").click()
+        before = (store.counts()["comparisons"], store.counts()["undone"])
+        for text in ("Where is my parcel? 1", "Then an unusual one, 2"):
+            page.keyboard.type(text)
+            page.keyboard.press("Enter")
+            told(page, "In line")
+        settle(page)
+        assert (store.counts()["comparisons"], store.counts()["undone"]) == before
+        assert [row.value[0]["content"] for row in store.prompts("typed")][-2:] == [
+            "Where is my parcel? 1",
+            "Then an unusual one, 2",
+        ]
+        page.keyboard.press("Escape")
+        page.keyboard.press("3")
+        told(page, "Saved: Tie")
+        page.locator("[data-choice=source]").select_option("starter")
+        settle(page)
+
+
 def test_the_engine_may_die_while_one_rates(app: App, store: Store):
     with app.page() as page:
         press(page, "n")

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.desk import Desk, Notice
 from lorarlhf.ui.tabs import compare, data, models, rate, train
 
 ASSETS = Path(__file__).parent / "assets"
@@ -89,7 +89,7 @@ def _header(desk: Desk) -> None:
             gr.update(visible=status.state == "loading"),
             gr.update(visible=status.state == "down"),
             gr.update(visible=notice is not None),
-            f"<p role='status'>{html.escape(notice.text)}</p>" if notice else "",
+            notice_html(notice) if notice else "",
             gr.update(visible=bool(notice and notice.run)),
         ]
 
@@ -119,3 +119,9 @@ def status_html(desk: Desk) -> str:
         f"<div class='engine {status.state}'><span class='dot' aria-hidden='true'></span>"
         f"<b>{where}</b><span class='what'>{html.escape(status.text)}</span>{bar}</div>"
     )
+
+
+def notice_html(notice: Notice) -> str:
+    """Write what happened; bad news as an alert."""
+    kind, role = ("good", "status") if notice.good else ("bad", "alert")
+    return f"<p class='{kind}' role='{role}'>{html.escape(notice.text)}</p>"

@@ -43,6 +43,8 @@ class Notice:
     text: str
     run: str = ""
     """The run that can be gone on with."""
+    good: bool = False
+    """Good news needs no alarm."""
     when: datetime = field(default_factory=datetime.now)
 
 
@@ -222,7 +224,7 @@ class Desk:
         self._open_run = ""
         self.store.set_meta(OPEN_RUN, "")
         if error is None:
-            self.notices.append(Notice(f"{job.progress.run or 'The run'} is done"))
+            self.notices.append(Notice(f"{job.progress.run or 'The run'} is done", good=True))
         elif not isinstance(error, (RunPaused, EngineDied)):  # of a death the watcher speaks
             self.notices.append(Notice(str(error)))
 
@@ -315,5 +317,5 @@ class Desk:
             return True
         if status in ("running", "paused", "interrupted"):
             self.resume(run)
-            self.notices.append(Notice(f"The app ended while {run} was at work; it goes on."))
+            self.notices.append(Notice(f"The app ended while {run} was at work; it goes on.", good=True))
         return False

@@ -80,6 +80,8 @@ def open_file(path: Path, kind: str) -> RawFile:
     if not data.strip():
         raise DataError(f"{path} is empty; nothing to import")
     if b"\0" in data:
+        if inside.suffix == ".parquet":
+            raise DataError(f"{path} is damaged: it does not begin as a Parquet file does; write it again")
         raise DataError(f"{path} is not a text file; known types: {', '.join(EXTENSIONS)} and .gz of them")
     return _open_text(data, path, inside.suffix.lower(), kind)
 

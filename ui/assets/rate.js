@@ -358,7 +358,7 @@ function press(name, byKey = false) {
   else if (name === "again" || name === "next") act({ do: name, sheet: sheet?.id });
   else if (name === "undo") act({ do: "undo" });
   else if (name === "reveal") act({ do: "reveal" });
-  else if (name === "legend") $(".legend").hidden = !$(".legend").hidden;
+  else if (name === "legend") showLegend($(".legend").hidden);
   else if (name === "more") {
     const box = $("div.more");
     box.hidden = !box.hidden;
@@ -382,6 +382,11 @@ function nameOf(event) {
   if (event.key === "?") return "?";
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   return event.shiftKey && key !== "=" ? `S-${key}` : key;
+}
+
+function showLegend(on) {
+  $(".legend").hidden = !on;
+  if (on) $(".legend").scrollIntoView({ block: "nearest" });
 }
 
 function rankKey(name, event) {
@@ -408,7 +413,8 @@ function onKey(event) {
   const many = view.sheet && view.sheet.answers.length > 2;
   let used = true;
   if (event.repeat) return;
-  if (name === "w" && view.compose) $(".composer textarea").focus();
+  if (name === "Escape" && !$(".legend").hidden) showLegend(false);
+  else if (name === "w" && view.compose) $(".composer textarea").focus();
   else if (name === "h") past.toggle();
   else if (many && view.sheet.whole && rankKey(name, event)) used = true;
   else if (many && ["a2", "a1", "tie", "b1", "b2", "both_bad"].includes(BY_KEY[name])) used = false;
@@ -428,7 +434,9 @@ $(".composer").addEventListener("submit", async (event) => {
   const reply = await act({ do: "type", text: area.value });
   if (!reply.wrong) {
     area.value = "";
-    area.blur(); // the next keys are about the answers
+    // Whoever types several keeps typing: a letter must never become a vote. In a chat the answers come next.
+    if (view.compose === "chat") area.blur();
+    else say("In line. Esc leaves this field, and keys rate again.");
   }
 });
 $(".composer textarea").addEventListener("keydown", (event) => {

@@ -48,7 +48,7 @@ class Filters:
 
     def let(self, row: Row[Any]) -> bool:
         """Tell whether a row is to be shown; what its kind doesn't have is no reason against it."""
-        if self.outcome and getattr(row.value, "outcome", self.outcome) != self.outcome:
+        if self.outcome and getattr(as_shown(row.value), "outcome", self.outcome) != self.outcome:
             return False
         if self.rater and hasattr(row.value, "origin") and rater_of(row) != self.rater:
             return False
@@ -115,10 +115,16 @@ def searchable(row: Row[Any]) -> str:
     return "\n".join(texts).lower()
 
 
+def as_shown(value: Any) -> Any:
+    """Give a comparison the letters that the person saw: A stood on the left. Other rows stay as they are."""
+    return value.swap() if isinstance(value, Comparison) and value.left == "b" else value
+
+
 def answers_of(value: Any) -> list[str]:
-    """List the answers of a row of any kind."""
+    """List the answers of a row of any kind, as they stood."""
     if isinstance(value, Comparison):
-        return [value.a, value.b]
+        seen = as_shown(value)
+        return [seen.a, seen.b]
     if isinstance(value, Ranking):
         return list(value.completions)
     return [value.response] if isinstance(value, Demonstration) else []

@@ -25,8 +25,9 @@ def overview_html(store: Store) -> str:
     tiles += [("Raters", counts["raters"]), ("Undone or replaced", counts["undone"])]
     told = "".join(f"<div><dt>{name}</dt><dd>{count}</dd></div>" for name, count in tiles)
     prompts, kept = browsing.held_out(store)
+    undecided = {OUTCOME_WORDS[name]: outcomes.get(name, 0) for name in ("tie", "both_bad", "skip")}
     bars = [
-        _bar("Outcomes", {words: outcomes.get(name, 0) for name, words in OUTCOME_WORDS.items()}),
+        _bar("Outcomes", {"one is better": outcomes.get("a", 0) + outcomes.get("b", 0), **undecided}),
         _bar("Better answer stood on the", sides),
         _bar("Different prompts", {"to learn from": prompts - kept, "held out to measure on": kept}),
     ]
@@ -84,7 +85,7 @@ def _when(row: Row[Any]) -> str:
 
 def verdict(row: Row[Any]) -> str:
     """Say in a few words what a vote says."""
-    value = row.value
+    value = browsing.as_shown(row.value)
     if isinstance(value, Comparison):
         outcome = Outcome(value.outcome)
         much = outcome in (Outcome.A, Outcome.B) and value.strength > 1
@@ -116,9 +117,9 @@ def _answer(name: str, text: str, best: bool) -> str:
 def _answers(value: Any) -> list[tuple[str, str, bool]]:
     """Give each answer a name and tell whether it is the preferred one."""
     if isinstance(value, Comparison):
-        sides = {"a": "left", "b": "right"} if value.left == "a" else {"a": "right", "b": "left"}
-        said = Outcome(value.outcome).value
-        return [(f"{side.upper()} · {sides[side]}", getattr(value, side), said == side) for side in ("a", "b")]
+        seen = browsing.as_shown(value)
+        said = Outcome(seen.outcome).value
+        return [("A · left", seen.a, said == "a"), ("B · right", seen.b, said == "b")]
     if isinstance(value, Ranking):
         ranked = sorted(zip(value.ranks, value.completions, strict=True), key=lambda pair: pair[0])
         return [(f"Place {rank}", text, rank == ranked[0][0]) for rank, text in ranked]

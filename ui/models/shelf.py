@@ -22,11 +22,13 @@ Row = dict[str, Any]
 def rows_of(desk: Desk) -> list[Row]:
     """Describe every adapter in the words of the table, newest first."""
     saved = list_saved(desk.workspace.adapters_dir)
-    by_hash = {adapter.hash: adapter.name for adapter in saved}
-    return [_row(adapter, by_hash, desk.fingerprint) for adapter in reversed(saved)]
+    names: dict[str, list[str]] = {}
+    for adapter in saved:
+        names.setdefault(adapter.hash, []).append(adapter.name)
+    return [_row(adapter, names, desk.fingerprint) for adapter in reversed(saved)]
 
 
-def _row(adapter: SavedAdapter, by_hash: dict[str, str], fingerprint: str) -> Row:
+def _row(adapter: SavedAdapter, names: dict[str, list[str]], fingerprint: str) -> Row:
     card = adapter.card
     return {
         "name": adapter.name,
@@ -35,7 +37,7 @@ def _row(adapter: SavedAdapter, by_hash: dict[str, str], fingerprint: str) -> Ro
         "base": base_name(str(card["base"]["name"])),
         "bits": card["base"].get("bits", ""),
         "fits": not fingerprint or card["base"]["fingerprint"] == fingerprint,
-        "parents": [text for role, p in card.get("parents", {}).items() if (text := _parent(role, p, by_hash))],
+        "parents": [text for role, p in card.get("parents", {}).items() if (text := _parent(role, p, names))],
         "data": [f"{len(ids)} {kind}" for kind, ids in card.get("data", {}).items() if ids],
         "result": key_metric(adapter.stage, measured(adapter)),
         "created": str(card.get("created", ""))[:16].replace("T", " "),
@@ -47,12 +49,17 @@ def base_name(name: str) -> str:
     return name if name.count("/") == 1 and not name.startswith(("/", ".", "~")) else (Path(name).name or name)
 
 
-def _parent(role: str, parent: dict[str, str], by_hash: dict[str, str]) -> str:
-    """Name a parent as it is called today; empty for the bare base."""
+def _parent(role: str, parent: dict[str, str], names: dict[str, list[str]]) -> str:
+    """Name a parent as it is called today; empty for the bare base.
+
+    Several adapters may have the same weights: one that was trained and resumed again, one whose step 0 was best.
+    """
     if parent["name"] == BARE:
         return ""
-    now = by_hash.get(parent.get("hash", ""))
-    return now or f"{parent['name']} (deleted)"
+    same = names.get(parent.get("hash", ""), [])
+    if not same:
+        return f"{parent['name']} (deleted)"
+    return parent["name"] if parent["name"] in same else same[0]
 
 
 def measured(adapter: SavedAdapter) -> dict[str, float]:
@@ -92,7 +99,8 @@ def consequences(desk: Desk, name: str) -> list[str]:
     children = [
         other.name
         for other in list_saved(desk.workspace.adapters_dir)
-        if any(p.get("hash") == adapter.hash and p["name"] != BARE for p in other.card.get("parents", {}).values())
+        if other.name != name
+        and any(p.get("hash") == adapter.hash and p["name"] != BARE for p in other.card.get("parents", {}).values())
     ]
     if children:
         found.append(f"{', '.join(children)} came from it; they keep working, but their origin is lost")

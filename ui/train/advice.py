@@ -19,6 +19,8 @@ FIRST_VOTES = 50
 """Votes that make a first reward model worth training."""
 FRESH_VOTES = 50
 """New votes that make it worth training again."""
+FEWEST_HELDOUT = 10
+"""Fewer held-out votes tell nothing about a reward model."""
 BARELY_RIGHT = 0.55
 """A reward model right less often than this is no teacher."""
 
@@ -137,8 +139,9 @@ def _next_round(now: Standing) -> Step:
     if fresh >= FRESH_VOTES:
         text = f"You have {_votes(now.votes)}, {fresh} of them new: train a new reward model"
         return Step(text, f"{reward.name} knows only the others.", "Train a reward model", "reward")
-    right, more = reward.card.get("metrics", {}).get("eval/accuracy", 1.0), FRESH_VOTES - fresh
-    if right < BARELY_RIGHT:
+    metrics, more = reward.card.get("metrics", {}), FRESH_VOTES - fresh
+    right = metrics.get("eval/accuracy", 1.0)
+    if right < BARELY_RIGHT and metrics.get("eval/votes", FEWEST_HELDOUT) >= FEWEST_HELDOUT:
         text = f"{reward.name} is right about only {right:.0%} of your held-out votes: rate {more} more answers"
         return Step(text, "PPO would chase its mistakes.", "Rate answers", "Rate")
     if policy is None or str(policy.card.get("created", "")) < str(reward.card.get("created", "")):

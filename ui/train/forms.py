@@ -38,8 +38,15 @@ class Form:
     """The settings among them that name an adapter."""
 
     def values(self, filled: Mapping[Component, Any]) -> dict[str, Any]:
-        """Take what a person filled in; an emptied number means the default."""
+        """Take what a person filled in; raise `SettingsError` for a basic field that was emptied.
+
+        Fields of a fold or a form that was never opened all come empty as well, and mean their defaults.
+        """
         found = {name: filled[field] for name, field in self.fields.items()}
+        basic = {name: value for name, value in found.items() if STAGES[self.stage].is_basic(name)}
+        emptied = [name for name, value in basic.items() if value is None]
+        if emptied and len(emptied) < len(basic):
+            raise SettingsError(f"{label(emptied[0])} is empty, or what was typed is no number; fill it in")
         return {
             name: value.strip() if isinstance(value, str) else value
             for name, value in found.items()
