@@ -21,7 +21,7 @@ from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.tabs.train import Page
 from lorarlhf.ui.train import run_html
-from lorarlhf.ui.train.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan
+from lorarlhf.ui.train.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan, work
 from lorarlhf.ui.train.charts import Chart, Line, draw, number, smoothed, thinned, ticks
 from lorarlhf.ui.train.forms import build_form
 from lorarlhf.ui.train.progress import RunNumbers, clock, duration, log, outcome, way, why_not_resumed
@@ -102,12 +102,15 @@ def test_what_is_missing_is_said_with_what_to_do():
 
 def test_a_plan_counts_steps_and_guesses_the_time():
     now = Standing(demonstrations=800, votes=40, prompts=600)
-    text = plan("sft", now, {"epochs": 2, "batch_size": 16}, 0.5)
+    text = plan("sft", now, {"epochs": 2, "batch_size": 16}, 0.5 / 16)
     assert "800 demonstrations" in text
     assert "About 90 steps, 45 s at the pace" in text  # 0.9 * 800 * 2 / 16
     assert f"{FIRST_VOTES - 40} more before a first one is worth training" in plan("reward", now, {}, None)
     assert "600 prompts" in plan("ppo", now, {"steps": 28}, None)
     assert "About 28 steps." in plan("ppo", now, {"steps": 28}, None)
+    # The last run took 2 s a step with 8 answers of 24 tokens; eight times the rows of four times the length take 64 s.
+    larger = {"steps": 10, "batch_size": 64, "max_new_tokens": 96}
+    assert ", 11 min at the pace" in plan("ppo", now, larger, 2 / work({"batch_size": 8, "max_new_tokens": 24}))
     assert milestone(Standing(votes=FIRST_VOTES)) == ""
     assert milestone(Standing(votes=70, adapters=[adapter("reward-1", "1")])) == "40 more before a new one is worth it"
 

@@ -27,8 +27,8 @@ PRESSED = (ASSETS / "train.js").read_text(encoding="utf-8")
 """Tells which button of the list of runs was pressed."""
 LOOK_SECONDS, IDLE_SECONDS = 1.0, 4.0
 """How often a page looks while a run is at work, and while none is: another page or a terminal may start one."""
-PLAN_FIELDS = ("epochs", "steps", "batch_size")
-"""Settings that decide how many steps a run takes."""
+PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens")
+"""Settings that decide how many steps a run takes, and how long one takes."""
 START_LABELS = {"sft": "Train SFT", "reward": "Train a reward model", "ppo": "Train with PPO"}
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 GO_THERE = """() => {

@@ -6,8 +6,9 @@ A person goes round a loop: demonstrations → SFT → votes → reward model �
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.store import RunRow, Store
@@ -177,8 +178,13 @@ def missing(stage: str, now: Standing) -> str:
     return ""
 
 
+def work(settings: Mapping[str, Any]) -> float:
+    """Say how much there is to do in a step: rows, and for PPO the tokens that each may be long."""
+    return float((settings.get("batch_size") or 1) * (settings.get("max_new_tokens") or 1))
+
+
 def plan(stage: str, now: Standing, settings: dict[str, float | None], pace: float | None) -> str:
-    """Say what a stage would learn from and how long it may take; `pace` is the seconds of a step last time."""
+    """Say what a stage would learn from and how long it may take, at `pace` seconds a step and unit of `work`."""
     share = "some of them kept apart to measure on"
     if stage == "ppo":
         learns = f"Practises on {now.prompts:,} prompts" if now.prompts else "Practises on the prompts of your votes"
@@ -190,7 +196,7 @@ def plan(stage: str, now: Standing, settings: dict[str, float | None], pace: flo
             share += f"; {milestone(now)}"
         steps = 0.9 * rows * (settings.get("epochs") or 0) / max(1, settings.get("batch_size") or 1)
     steps = max(1, math.ceil(steps))
-    time = f", {duration(steps * pace)} at the pace of the last run" if pace else ""
+    time = f", {duration(steps * pace * work(settings))} at the pace of the last run" if pace else ""
     return f"{learns}, {share}. About {steps:,} step{'s' * (steps != 1)}{time}."
 
 

@@ -12,7 +12,7 @@ from lorarlhf.library import check_new_name
 from lorarlhf.settings import Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.train.advice import Standing, count, missing
+from lorarlhf.ui.train.advice import Standing, count, missing, work
 from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers, why_not_resumed
 
 START_SECONDS = 5.0
@@ -59,11 +59,11 @@ class TrainingView:
         return why_not_resumed(run, self.desk.workspace.runs_dir, self.desk.fingerprint)
 
     def pace(self, stage: str, runs: list[RunRow]) -> float | None:
-        """Find the seconds that a step of a stage took the last time on this base."""
+        """Find the seconds that a stage took the last time on this base, per step and unit of `work`."""
         for run in reversed(runs):
             fits = run.stage == stage and run.parents.get("base", {}).get("fingerprint") == self.desk.fingerprint
             if fits and (found := [seconds for _, seconds in self.numbers.of(run).get("time/step", [])]):
-                return fmean(found[-PACE_STEPS:])
+                return fmean(found[-PACE_STEPS:]) / work(run.settings)
         return None
 
     def train(self, stage: str, settings: Settings, name: str) -> None:
