@@ -16,6 +16,10 @@ UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 """Of events that may take a while or warn."""
 
 
+GROWING: dict[str, Any] = {"allow_custom_value": True}
+"""Of drop-downs whose choices come and go: Gradio refuses a choice that its own copy of the list learns of too late."""
+
+
 def asset(name: str) -> str:
     """Read a script of the app."""
     return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")

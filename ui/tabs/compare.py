@@ -15,7 +15,7 @@ from lorarlhf.types import Message, user
 from lorarlhf.ui.compare.comparing import MOST, AtWork, choices, reply, scorer, side_by_side, usual
 from lorarlhf.ui.compare.comparing_html import answers_html, chat_html
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import QUIET, asset
+from lorarlhf.ui.live import GROWING, QUIET, asset
 
 LOOKS = "compare-panel"
 STREAM: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
@@ -77,6 +77,7 @@ def _side_by_side(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> tupl
             scale=2,
             min_width=280,
             elem_id="compare-adapters",
+            **GROWING,
         )
     with gr.Row(elem_classes="middle"):
         ask = gr.Button("Ask all", variant="primary", scale=0, min_width=120, elem_id="ask")
@@ -119,7 +120,7 @@ def _stops(button: gr.Button, at_work: AtWork) -> None:
 
 
 def _chat(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> gr.Dropdown:
-    partner = gr.Dropdown([("the bare base", BARE)], value=BARE, label="Chat with", elem_id="partner")
+    partner = gr.Dropdown([("the bare base", BARE)], value=BARE, label="Chat with", elem_id="partner", **GROWING)
     turns: gr.State = gr.State([])
     log = _panel(chat_html([]), "chat")
     with gr.Row(elem_classes="bottom"):

@@ -16,7 +16,7 @@ from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import Filters
 from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, row_html
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import QUIET, UNSEEN, link_html, listing, live, plain
+from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain
 
 LOOKS = "data-panel"
 IMPORT_WORDS = [
@@ -79,7 +79,9 @@ class Rows:
             )
         with gr.Row(elem_classes="bottom"):
             self.choices = [
-                gr.Dropdown([("any", "")], value="", label=label, min_width=120, elem_id=f"by-{label.lower()}")
+                gr.Dropdown(
+                    [("any", "")], value="", label=label, min_width=120, elem_id=f"by-{label.lower()}", **GROWING
+                )
                 for label in ("Outcome", "Rater", "List")
             ]
             self.gone = gr.Checkbox(label="Deleted ones too", min_width=150, elem_id="by-gone")

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from lorarlhf.errors import SettingsError
 from lorarlhf.settings import STAGES, Settings
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.live import GROWING
 
 SHORT = {"kl": "KL", "sft": "SFT", "eos": "EOS", "ppo": "PPO", "lora": "LoRA"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -71,7 +72,12 @@ def build_form(desk: Desk, stage: str, adapters: Collection[str]) -> Form:
     with gr.Row(elem_classes="fields"):
         for name in adapters:
             fields[name] = gr.Dropdown(
-                [("the newest", "")], value="", label=label(name), info=help_of(group.model_fields[name]), min_width=200
+                [("the newest", "")],
+                value="",
+                label=label(name),
+                info=help_of(group.model_fields[name]),
+                min_width=200,
+                **GROWING,
             )
     with gr.Row(elem_classes="fields"):
         for name in basic:
