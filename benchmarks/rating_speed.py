@@ -4,7 +4,7 @@ python -m benchmarks.rating_speed [VOTES] [SECONDS]
 
 Votes by key on the starter base, reading each pair for SECONDS. Measured is the time from the key's event to the
 frame that shows the next pair, vote on disk, where that pair was drawn already; and how long it took to be whole
-where it was not. Asked: at most 150 ms (issue 3, section 2).
+where it was not. Asked: at most 150 ms.
 """
 
 from __future__ import annotations
