@@ -61,6 +61,8 @@ def test_an_engine_killed_in_mid_run_is_started_again_and_the_run_can_be_resumed
     run, settings = training(desk), desk.stage_settings("sft", SFT)
     with pytest.raises(LoraRlhfError, match="at work already"):
         desk.train("sft", settings)
+    assert not desk.try_resume(run)
+    assert "at work already" in desk.notices.pop().text
     wait(lambda: desk.store.get_meta(OPEN_RUN, "") == run)
     first = desk.engine.pid
     os.kill(first, signal.SIGKILL)

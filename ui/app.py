@@ -99,9 +99,10 @@ def _header(desk: Desk) -> None:
     revive.click(lambda: desk.revive(), **quiet)
 
     def forget(*, go_on: bool) -> None:
-        notice = desk.notices.pop()
-        if go_on:
-            desk.resume(notice.run)
+        # Another page may have dismissed it a moment ago.
+        notice = desk.notices.pop() if desk.notices else None
+        if notice and go_on:
+            desk.try_resume(notice.run)
 
     dismiss.click(lambda: forget(go_on=False), **quiet).then(look, seen, outputs, **quiet)
     resume.click(lambda: forget(go_on=True), **quiet).then(look, seen, outputs, **quiet)

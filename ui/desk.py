@@ -192,6 +192,15 @@ class Desk:
         """Go on with a run."""
         return self._run(lambda: self.engine.resume(run))
 
+    def try_resume(self, run: str) -> bool:
+        """Go on with a run, or give notice why that cannot be; tell which."""
+        try:
+            self.resume(run)
+        except LoraRlhfError as error:
+            self.notices.append(Notice(f"{run} does not go on: {error}", run))
+            return False
+        return True
+
     def stop_run(self) -> None:
         """Ask the run at work to save and stop."""
         if job := self.run_job:
@@ -315,7 +324,6 @@ class Desk:
         status = self.store.run(run).status
         if status == "running" and time.monotonic() < since + HANDOVER_SECONDS:
             return True
-        if status in ("running", "paused", "interrupted"):
-            self.resume(run)
+        if status in ("running", "paused", "interrupted") and self.try_resume(run):
             self.notices.append(Notice(f"The app ended while {run} was at work; it goes on.", good=True))
         return False
