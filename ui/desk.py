@@ -153,8 +153,8 @@ class Desk:
 
     @property
     def loading(self) -> bool:
-        """Tell whether a base is on its way."""
-        return self._loading is not None and not self._loading.done
+        """Tell whether a base is on its way, until the watcher has taken it in."""
+        return self._loading is not None
 
     def _restart(self, load: LoadSettings | None = None) -> None:
         self.memory = {}
@@ -283,8 +283,8 @@ class Desk:
                 self.engine.describe().future.add_done_callback(self._described)
 
     def _described(self, found: Future[Any]) -> None:
-        # An engine that is just going, or has just come, has nothing to say.
-        if found.exception() is None and found.result() and not self.loading:
+        # Only a base that was taken in is looked at again: the last words of an engine that is going are of another.
+        if found.exception() is None and found.result() and self.memory:
             self.memory = found.result()
 
     def _loaded(self, job: Job) -> None:
