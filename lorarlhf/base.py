@@ -174,7 +174,7 @@ def _plan(
     if reason:
         raise BaseModelError(
             f"{settings.bits}-bit bases need bitsandbytes, which does not work on {device} ({reason}); "
-            "`pip install -U 'bitsandbytes>=0.50'`, or use --bits 16"
+            "`pip install -U 'bitsandbytes>=0.50'`, or load it in 16 bits"
         )
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
@@ -187,7 +187,7 @@ def _plan(
     peak = needed + max((w.numel() for w in skeleton.parameters()), default=0) * dtype.itemsize
     free = free_bytes(device)
     if peak > free:
-        advice = "use --bits 4" if settings.bits > 4 else "close other programs or take a smaller base"
+        advice = "load it in 4 bits" if settings.bits > 4 else "close other programs or take a smaller base"
         raise BaseModelError(
             f"{files.name} needs {peak / 2**30:.1f} GiB on {device} at {settings.bits} bits, "
             f"{free / 2**30:.1f} GiB are free; {advice}"
@@ -270,7 +270,9 @@ def _guard(files: BaseFiles, step: Callable[..., Any], *args: Any) -> Any:
     except BaseModelError:
         raise
     except torch.OutOfMemoryError:
-        raise BaseModelError(f"{files.name} does not fit into memory; use --bits 4 or take a smaller base") from None
+        raise BaseModelError(
+            f"{files.name} does not fit into memory; load it in 4 bits or take a smaller base"
+        ) from None
     except ImportError as error:
         raise BaseModelError(f"{files.name} needs a package that is missing ({_line(error)}); install it") from None
     except Exception as error:  # a base may run code of anybody's; whatever it raises ends here, as one line

@@ -129,7 +129,7 @@ def _download_problem(settings: LoadSettings, error: Exception) -> str:
     if "GatedRepoError" in kind:
         return f"{name} is gated: accept its licence on https://huggingface.co/{name}, then run `hf auth login`"
     if "RevisionNotFoundError" in kind:
-        return f"{name} has no revision {settings.revision}; leave --revision out to take its main branch"
+        return f"{name} has no revision {settings.revision}; leave the revision empty to take its main branch"
     if "RepositoryNotFoundError" in kind:
         return f"{name} is neither a folder nor a model on the Hub; check the spelling, or `hf auth login` if private"
     if "HFValidationError" in kind:
@@ -138,7 +138,7 @@ def _download_problem(settings: LoadSettings, error: Exception) -> str:
         return f"disk full while downloading {name}; free space or set HF_HOME to another disk"
     return (
         f"{name} is not a local folder and can't be fetched: the Hub is out of reach or HF_HUB_OFFLINE is set; "
-        "connect once, pass a local folder, or use --base starter"
+        "connect once, choose a local folder, or take the starter"
     )
 
 
@@ -148,7 +148,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
         adapter = folder / "adapter_config.json"
         if adapter.is_file():
             base = _json(name, adapter).get("base_model_name_or_path") or "the model it was trained on"
-            raise BaseModelError(f"{name} is a LoRA adapter, not a base; pass its base instead: --base {base}")
+            raise BaseModelError(f"{name} is a LoRA adapter, not a base; choose its base instead: {base}")
         if any(folder.glob("*.gguf")):
             raise BaseModelError(f"{name} holds GGUF files, which cannot be trained on; pass the original model")
         raise BaseModelError(f"{name} has no config.json in {folder}; pass the folder of a saved transformers model")
@@ -207,7 +207,9 @@ def _refuse_other_quantisation(name: str, config: dict[str, Any], bits: int) -> 
             f"{name} is already quantised ({method}); pass the original, which is quantised on loading"
         )
     if stored != bits:
-        raise BaseModelError(f"{name} is already quantised to {stored} bits; use --bits {stored}, or pass the original")
+        raise BaseModelError(
+            f"{name} is already quantised to {stored} bits; load it in {stored} bits, or pass the original"
+        )
 
 
 def _shards(name: str, index: Path) -> list[str]:

@@ -138,7 +138,7 @@ def _examine_devices(findings: Findings) -> None:
         _problem(
             findings,
             f"bitsandbytes does not work on {chosen['id']} ({chosen['four_bit_problem']})",
-            "pip install -U 'bitsandbytes>=0.50', or use --bits 16",
+            "pip install -U 'bitsandbytes>=0.50', or load bases in 16 bits",
         )
     if chosen["free_bytes"] < 0.8 * chosen["total_bytes"] and chosen["id"] != "cpu":
         _note(findings, f"other programs use part of {chosen['id']}; closing them makes room for larger bases")

@@ -25,7 +25,7 @@ def pick_device(wanted: str) -> torch.device:
     }
     if wanted != "auto" and not present[wanted]():
         raise BaseModelError(
-            f"device {wanted} is not available here; `lorarlhf doctor` shows what is, or use --device auto"
+            f"device {wanted} is not available here; `lorarlhf doctor` shows what is, or choose device auto"
         )
     kind = wanted if wanted != "auto" else next(kind for kind, there in present.items() if there())
     if kind in ("cuda", "xpu"):

@@ -61,7 +61,7 @@ def test_gguf_folder(tmp_path: Path) -> None:
 
 def test_adapter_folder_names_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/parent"}')
-    assert "--base org/parent" in refusal(tmp_path)
+    assert "choose its base instead: org/parent" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{broken", "[1, 2]", ""])
@@ -173,7 +173,7 @@ def test_already_quantised_by_others(model: Path, bits: int) -> None:
 
 def test_already_quantised_with_other_bits(model: Path) -> None:
     edit_config(model, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
-    assert "--bits 4" in refusal(model, bits=16)
+    assert "in 4 bits" in refusal(model, bits=16)
 
 
 def test_no_tokenizer(model: Path) -> None:
@@ -207,7 +207,7 @@ def test_too_large_for_the_memory(model: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(base_module.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("read"))
     message = refusal(model, bits=16)
     assert "GiB are free" in message
-    assert "--bits 4" in message
+    assert "in 4 bits" in message
     monkeypatch.setattr(base_module, "free_bytes", lambda device: 100_000)
     assert "smaller base" in refusal(model, bits=4)
 
@@ -230,7 +230,7 @@ def test_bitsandbytes_missing_or_broken(model: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     message = refusal(model, bits=4)
     assert "pip install -U 'bitsandbytes>=0.50'" in message
-    assert "--bits 16" in message
+    assert "in 16 bits" in message
     assert hardware.why_no_quantisation(torch.device("cpu"))
 
 
@@ -269,7 +269,7 @@ def test_hub_failures(kind: str, words: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "--base starter" in refusal("org/name-that-is-not-cached")
+    assert "take the starter" in refusal("org/name-that-is-not-cached")
 
 
 @pytest.mark.parametrize("name", ["a b c", "org/na me", "..", "org/"])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lorarlhf.data.importing import import_file, read_file
+from lorarlhf.data.exporting import write_votes
+from lorarlhf.data.importing import guess_kind, import_file, read_file
 from lorarlhf.errors import DataError
 from lorarlhf.store import Store
 from lorarlhf.types import Comparison, Demonstration, Origin, Outcome, user
@@ -161,3 +162,28 @@ def test_a_hub_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(DataError, match=r"owner/name is no file here.*no route to host.*check the spelling") as caught:
         read_file("owner/name", "comparisons")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "comparisons"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 3 + '{"prompt": 7}\n', "comparisons"),
+        ('{"prompt": "a", "completion": "b"}\n', "demonstrations"),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n', "demonstrations"),
+        ('{"prompt": "a"}\n', "prompts"),
+        ("a question\nanother\n", "prompts"),
+        ("", "prompts"),
+    ],
+)
+def test_the_kind_of_a_file_is_guessed_from_its_rows(tmp_path, text, kind):
+    path = tmp_path / ("f.txt" if text.startswith("a ") else "f.jsonl")
+    path.write_text(text)
+    assert guess_kind(path) == kind
+
+
+def test_a_backup_is_known_as_one(tmp_path):
+    with Store(tmp_path / "w.db") as store:
+        store.add_prompts([user("a")])
+        write_votes(store, tmp_path / "all.jsonl", "lossless")
+    assert guess_kind(tmp_path / "all.jsonl") == "all"

@@ -56,6 +56,15 @@ def test_every_tab_opens_without_an_error_or_the_network_and_keeps_wcag_aa(app, 
             assert not offences(page), name
 
 
+def test_a_reload_comes_back_to_the_tab(app):
+    with app.page() as page:
+        ready(page)
+        open_tab(page, "Data")
+        page.wait_for_function("() => location.hash === '#data'")
+        page.reload()
+        page.wait_for_selector("[role=tab][aria-selected=true]:has-text('Data')")
+
+
 def test_it_can_be_installed_as_a_desktop_app(app):
     manifest = json.load(urllib.request.urlopen(f"{app.url}/manifest.json"))
     assert manifest["display"] == "standalone"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lorarlhf.engine.client import Job
-from lorarlhf.engine.requests import JobCancelled
+from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import AdapterError
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Message, user
@@ -66,6 +66,12 @@ def test_one_that_fails_says_why_and_the_others_answer():
     _, shown = compared({"gone": AdapterError("no adapter gone"), "sft": "two", "r": [1.0]}, ["gone", "sft"], "r")
     *_, last = shown
     assert last == [Answer("gone", "", "failed", "no adapter gone"), Answer("sft", "two", "done", score=1.0)]
+
+
+def test_an_engine_that_dies_in_the_middle_asks_to_ask_again():
+    _, shown = compared({"sft": EngineDied("the engine was killed; restart it")}, ["sft"])
+    *_, last = shown
+    assert last[0].state == "failed" and last[0].problem.endswith("Ask again when it is back.")
 
 
 def test_stop_ends_all_answers_of_its_page_and_of_no_other():

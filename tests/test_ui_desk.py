@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -112,7 +113,12 @@ def test_a_base_that_cannot_be_loaded_brings_the_old_one_back(desk, load, tmp_pa
 def test_loading_another_base_replaces_the_old_one_or_is_cancelled(desk, load):
     wait(lambda: desk.status().state == "ready")
     process = desk.engine.pid
-    desk.switch_base(load.model_copy(update={"bits": 16}))
+    switching = threading.Thread(target=desk.switch_base, args=[load.model_copy(update={"bits": 16})])
+    switching.start()
+    seen = set()
+    while switching.is_alive():
+        seen.add(desk.status().state)
+    assert "down" not in seen
     desk.cancel_loading()
     wait(lambda: desk.status().state == "ready")
     assert (desk.memory["base"]["bits"], desk.load_settings) == (4, load)

@@ -54,10 +54,23 @@ def build(desk: Desk) -> gr.Blocks:
     """Put the page together."""
     with gr.Blocks(title="lorarlhf", analytics_enabled=False, fill_width=True) as page:
         _header(desk)
-        with gr.Tabs(elem_id="tabs"):
-            for name, tab in TABS:
-                with gr.Tab(name, id=name.lower().split()[0]) as shown:
+        names = [name.lower().split()[0] for name, _ in TABS]
+        with gr.Tabs(elem_id="tabs") as tabs:
+            for id, (name, tab) in zip(names, TABS, strict=True):
+                with gr.Tab(name, id=id) as shown:
                     tab.build(desk, shown)
+                # The address keeps the tab, so that a reload comes back to it.
+                shown.select(None, js=f"() => history.replaceState(null, '', '#{id}')", api_visibility="private")
+        there = gr.Textbox(visible=False)
+        page.load(
+            lambda id: gr.Tabs(selected=id) if id in names else gr.skip(),
+            there,
+            tabs,
+            js="() => location.hash.slice(1)",
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
     return page
 
 

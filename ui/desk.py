@@ -73,6 +73,8 @@ class Desk:
         self.run_job: Job | None = None
         """The training run at work, or the last one."""
         self._loading: Job | None = None
+        self._making_room = False
+        """The engine ends, and with it the base it has, to be started anew."""
         self._before: LoadSettings | None = None
         """The base to go back to when the one that is being loaded cannot be."""
         self._deaths: list[float] = []
@@ -154,12 +156,15 @@ class Desk:
     @property
     def loading(self) -> bool:
         """Tell whether a base is on its way, until the watcher has taken it in."""
-        return self._loading is not None
+        return self._making_room or self._loading is not None
 
     def _restart(self, load: LoadSettings | None = None) -> None:
-        self.memory = {}
-        self.engine.restart(load)
-        self._loading = self.engine.load()
+        self._making_room, self.memory = True, {}
+        try:
+            self.engine.restart(load)
+            self._loading = self.engine.load()
+        finally:
+            self._making_room = False
 
     # -- adapters and runs ------------------------------------------------------------------------------------
 
@@ -242,6 +247,8 @@ class Desk:
     def status(self) -> Status:
         """Say what the engine is at, from whatever is known without asking it."""
         load = self.load_settings
+        if self._making_room:
+            return Status("loading", "ending the engine to start it anew")
         if not self.engine.alive:
             return Status("down", "The engine is not running")
         if self.loading:

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ IMPORT_KINDS = (*FORMATS, "all")
 """What a file can be imported as; `all` brings back everything a lossless export holds."""
 SHOWN_PROBLEMS = 5
 PROGRESS_ROWS = 500
+PEEK_ROWS = 20
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
@@ -134,6 +136,28 @@ def import_file(
         "bad": found.bad,
         "other": found.other,
     }
+
+
+def guess_kind(path: Path) -> str:
+    """Tell what a file is most likely meant as, from its first rows: the kind that uses most of what they say.
+
+    Any row with a prompt could be taken for a prompt alone, so that is the last guess, also for what can't be read.
+    """
+    try:
+        rows = list(islice(open_file(path, "prompts").rows, PEEK_ROWS))
+    except DataError:
+        return "prompts"
+    if any(MARK in raw.fields for raw in rows):
+        return "all"
+    return next((kind for kind in FORMATS if 2 * sum(_is(raw, kind) for raw in rows) > len(rows)), "prompts")
+
+
+def _is(raw: RawRow, kind: str) -> bool:
+    try:
+        _read(raw, kind)
+    except RowError:
+        return False
+    return True
 
 
 def _open(name: str, kind: str) -> RawFile:

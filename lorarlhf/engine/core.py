@@ -115,7 +115,7 @@ class Engine:
     def score(self, adapter: str, answers: Sequence[tuple[Prompt, str]], budget: int = 2048) -> list[float]:
         """Score answers to prompts with a reward adapter."""
         if not self.saved(adapter).has_head:
-            raise AdapterError(f"adapter {adapter} is no reward model; train one with `lorarlhf train reward`")
+            raise AdapterError(f"adapter {adapter} is no reward model; train one first")
         rows = [self.studio.row(prompt, response, context_of(self.base)) for prompt, response in answers]
         with self.borrowed(adapter) as name, self.bank.activate(name):
             head = self.bank.heads[adapter]

@@ -115,7 +115,7 @@ def check_classifier(origin: Origin, layers: set[str], adapter: str) -> None:
     if not name:
         raise AdapterError(
             f"adapter {adapter}: transformers has no sequence classifier for {kind or origin.architecture}, "
-            "so there is nothing to load a reward model into; score with `lorarlhf score` instead"
+            "so there is nothing to load a reward model into; score with lorarlhf itself instead"
         )
     import torch
     import transformers
@@ -125,7 +125,7 @@ def check_classifier(origin: Origin, layers: set[str], adapter: str) -> None:
     if not generic and kind not in OWN_SCORE:
         raise AdapterError(
             f"adapter {adapter}: the head of transformers' {name} is not a single linear layer called score, "
-            "so a reward model does not fit; score with `lorarlhf score` instead"
+            "so a reward model does not fit; score with lorarlhf itself instead"
         )
     if origin.folder is None or "auto_map" in origin.config:
         return
@@ -135,7 +135,7 @@ def check_classifier(origin: Origin, layers: set[str], adapter: str) -> None:
     if missing := sorted(layers - there):
         raise AdapterError(
             f"adapter {adapter}: transformers' {name} has no layer {missing[0]}, so the reward model does not fit; "
-            "score with `lorarlhf score` instead"
+            "score with lorarlhf itself instead"
         )
 
 

@@ -3,6 +3,7 @@
 
 const LETTERS = ["A", "B", "C", "D", "E", "F"];
 const ARM_MS = 300; // A key pressed this soon after a pair appeared was meant for the one before.
+const PHONE = matchMedia("(max-width: 700px)");
 const LOOK_MS = { drawing: 120, waiting: 300, idle: 2000, hidden: 400 };
 
 const root = element.querySelector(".rate");
@@ -100,7 +101,10 @@ function show(reply) {
 }
 
 function say(words, wrong = false) {
-  $(".said .words").textContent = words;
+  const node = $(".said .words");
+  node.textContent = words;
+  node.getAnimations().forEach((old) => old.cancel());
+  if (PHONE.matches) node.animate({ opacity: [1, 1, 0] }, { duration: wrong ? 8000 : 2500, fill: "forwards" });
   $(".said").classList.toggle("wrong", wrong);
   $("[data-do=reveal]").hidden = !info.revealable;
 }

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from lorarlhf.engine.client import Job
-from lorarlhf.engine.requests import JobCancelled
+from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import BARE
 from lorarlhf.settings import SamplingSettings
@@ -128,6 +128,8 @@ def _growing(job: Job, answer: Answer) -> Iterator[Answer]:
         answer = replace(answer, text=job.result()[0][0]["text"], state="done")
     except JobCancelled:
         answer = replace(answer, state="stopped")
+    except EngineDied:
+        answer = replace(answer, state="failed", problem="The engine ended in the middle. Ask again when it is back.")
     except LoraRlhfError as error:
         answer = replace(answer, state="failed", problem=str(error))
     yield answer

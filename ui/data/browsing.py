@@ -14,7 +14,7 @@ from typing import Any
 
 from lorarlhf.data.exporting import write_votes
 from lorarlhf.data.formats_files import EXTENSIONS
-from lorarlhf.data.importing import import_file
+from lorarlhf.data.importing import guess_kind, import_file
 from lorarlhf.errors import DataError, StoreError
 from lorarlhf.starter import shipped_file
 from lorarlhf.store import KINDS, Row, Store
@@ -180,6 +180,15 @@ def bring_in(workspace: Workspace, file: Path, kind: str, queue: str = "", skip_
         file.unlink(missing_ok=True)
 
 
+def guess(file: Path) -> str:
+    """Tell what an upload is most likely meant as; `prompts` for what will be refused anyway."""
+    try:
+        _check(file)
+    except DataError:
+        return "prompts"
+    return guess_kind(file)
+
+
 def _check(file: Path) -> None:
     """Refuse what is too large or of no known type, before anything reads it as a whole."""
     if file.suffix.lower() not in TYPES:
@@ -233,7 +242,8 @@ def bring_in_hub(workspace: Workspace, name: str, kind: str) -> dict[str, Any]:
 
 def happened(found: dict[str, Any]) -> str:
     """Say in a sentence what an import did."""
-    text = f"{found['file']}: {found['added']} {found['kind'] if found['kind'] != 'all' else 'rows'} added"
+    what = "rows" if found["kind"] == "all" else found["kind"]
+    text = f"{found['file']}: {found['added']} {what if found['added'] != 1 else what[:-1]} added"
     notes = [("duplicates", "were there already"), ("bad", "bad rows left out"), ("other", "rows of another kind")]
     return "; ".join([text, *(f"{found[key]} {words}" for key, words in notes if found.get(key))])
 

@@ -43,7 +43,11 @@ def parts_of(memory: dict[str, Any], process: int, free: int) -> list[Part]:
 
 def memory_html(desk: Desk) -> str:
     """Draw the bar of the engine as it is now."""
-    parts = parts_of(desk.memory, _process_bytes(desk.engine.pid), psutil.virtual_memory().available)
+    process, free = _process_bytes(desk.engine.pid), psutil.virtual_memory().available
+    parts = parts_of(desk.memory, process, free)
+    if not parts and desk.loading:
+        parts = [Part("rest", "the engine, while it loads", process), Part("free", "free", free)]
+        return draw(parts, "In this computer's memory")
     if not parts:
         return "<p class='subdued'>Nothing yet: no base is loaded.</p>"
     device = str(desk.memory.get("device", "cpu"))

@@ -72,8 +72,9 @@ class RatingDesk:
         view = self.view()
         if view["stamp"] == payload.get("stamp"):
             return {"stamp": view["stamp"]}
-        # A base that came, or a run that ended, brings other adapters to choose from.
-        return view if view["shelf"] == payload.get("shelf", view["shelf"]) else {**self.choices(), **view}
+        # A base that came, or a run that ended, brings other adapters to choose from, and other next steps.
+        same = view["shelf"] == payload.get("shelf", view["shelf"])
+        return view if same else {**self.tally(), **self.choices(), **view}
 
     def do_vote(self, payload: Payload) -> dict[str, Any]:
         """Say which of two answers is better."""

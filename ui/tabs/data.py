@@ -203,7 +203,6 @@ def _bring_in(desk: Desk, rows: Rows) -> None:
     with gr.Row():
         prompts = gr.Button("The starter's prompts", size="sm", min_width=140, elem_id="starter-prompts")
         answers = gr.Button("The starter's demonstrations", size="sm", min_width=140, elem_id="starter-demonstrations")
-    kind = gr.Dropdown(IMPORT_WORDS, value="prompts", label="A file holds", elem_id="import-kind")
     most = f"At most {browsing.LARGEST // 2**20} MB. All of it comes in, or nothing."
     file = gr.File(
         label="JSONL, JSON, CSV, TSV, Parquet, text, or .gz",
@@ -211,6 +210,7 @@ def _bring_in(desk: Desk, rows: Rows) -> None:
         height=120,
         elem_id="import-file",
     )
+    kind = gr.Dropdown(IMPORT_WORDS, value="prompts", label="It holds (a guess from its rows)", elem_id="import-kind")
     with gr.Accordion("More", open=False):
         queue = gr.Textbox(label="Name of the list that prompts join", max_lines=1, max_length=64, elem_id="queue")
         skip = gr.Checkbox(label="Leave out bad rows instead of refusing the file")
@@ -237,6 +237,7 @@ def _bring_in(desk: Desk, rows: Rows) -> None:
     def from_hub(name: str | None, kind: str) -> str:
         return report(lambda: browsing.bring_in_hub(desk.workspace, name or "", kind))
 
+    file.upload(lambda path: browsing.guess(Path(path)), file, kind, **QUIET)
     waiting: dict[str, Any] = {"fn": lambda: "<p role='status'>Reading …</p>", "outputs": said, **QUIET}
     done = [
         go.click(**waiting).then(upload, [file, kind, queue, skip], [said, file], **UNSEEN),
