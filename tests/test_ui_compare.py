@@ -71,7 +71,8 @@ def test_one_that_fails_says_why_and_the_others_answer():
 def test_an_engine_that_dies_in_the_middle_asks_to_ask_again():
     _, shown = compared({"sft": EngineDied("the engine was killed; restart it")}, ["sft"])
     *_, last = shown
-    assert last[0].state == "failed" and last[0].problem.endswith("Ask again when it is back.")
+    assert last[0].state == "failed"
+    assert last[0].problem.endswith("Ask again when it is back.")
 
 
 def test_stop_ends_all_answers_of_its_page_and_of_no_other():
