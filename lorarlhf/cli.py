@@ -17,7 +17,8 @@ import click
 
 from lorarlhf import __version__
 from lorarlhf.errors import LoraRlhfError, RunPaused
-from lorarlhf.options import chosen, read_preset, settings_options
+from lorarlhf.options import chosen, settings_options
+from lorarlhf.preset import load_preset
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.terminal import (
     counting_bar,
@@ -52,12 +53,15 @@ def with_model(*groups: Any) -> Callable[[Callable], Callable]:
     def decorate(command: Callable) -> Callable:
         @wraps(command)
         def prepared(workspace: str | None, preset: str | None, **options: Any) -> Any:
-            return command(workspace=workspace, preset=read_preset(preset), **options)
+            from lorarlhf.doctor import preset_name
+
+            settings = load_preset(preset_name(preset)) if preset else {}
+            return command(workspace=workspace, preset=settings, **options)
 
         found = settings_options(*groups, LoadSettings)(prepared)
-        found = click.option("--preset", metavar="NAME", help="Settings for a kind of machine; a name or a YAML file.")(
-            found
-        )
+        found = click.option(
+            "--preset", metavar="NAME", help="Settings for a kind of machine: a name, a YAML file, or auto."
+        )(found)
         return common(found)
 
     return decorate

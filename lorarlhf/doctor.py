@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarlhf.fits import SHAPES, generate_bytes, train_bytes
+from lorarlhf.preset import preset_for
 
 Findings = dict[str, Any]
 SHOWN = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "gradio")
@@ -44,6 +45,16 @@ def examine(workspace: Path | str | None = None) -> Findings:
         _note(findings, "HF_HUB_OFFLINE is set: only the starter, local folders and cached bases load")
     findings["ok"] = not findings["problems"]
     return findings
+
+
+def preset_name(asked: str) -> str:
+    """Replace `auto` by the preset for this machine; any other name stays."""
+    if asked != "auto":
+        return asked
+    from lorarlhf.hardware import pick_device, total_bytes
+
+    device = pick_device("auto")
+    return preset_for(device.type, total_bytes(device))
 
 
 def render(findings: Findings) -> str:
@@ -169,17 +180,13 @@ def _device(device: Any) -> dict[str, Any]:
     bf16, why = hardware.has_bf16(device)
     free = hardware.free_bytes(device)
     if device.type in ("cuda", "xpu"):
-        properties = getattr(torch, device.type).get_device_properties(device)
-        name, total = properties.name, int(properties.total_memory)
+        name = getattr(torch, device.type).get_device_properties(device).name
     else:
-        import psutil
-
-        total = int(psutil.virtual_memory().total)
         name = f"{os.cpu_count()} cores" if device.type == "cpu" else "Apple GPU"
     return {
         "id": str(device),
         "name": name,
-        "total_bytes": total,
+        "total_bytes": hardware.total_bytes(device),
         "free_bytes": int(free),
         "bf16": bf16,
         "bf16_why": why,

@@ -65,6 +65,13 @@ def has_bf16(device: torch.device) -> tuple[bool, str]:
     return native, f"this processor {'has' if native else 'lacks'} bf16 instructions"
 
 
+def total_bytes(device: torch.device) -> int:
+    """Return the bytes of memory `device` has, used or not; of a processor and of Apple's GPU, the machine's."""
+    if device.type in ("cuda", "xpu"):
+        return int(getattr(torch, device.type).get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
 def free_bytes(device: torch.device) -> int:
     """Measure the bytes a new tensor could take on `device`, counting what torch holds in reserve as free."""
     if device.type == "cuda":

@@ -10,7 +10,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from lorarlhf.errors import SettingsError
-from lorarlhf.preset import Preset, load_preset
+from lorarlhf.preset import Preset
 from lorarlhf.settings import S, Settings
 
 
@@ -62,8 +62,3 @@ def chosen(group: type[S], given: dict[str, Any], preset: Preset, section: str) 
         return group.parse({**preset.get(section, {}), **asked}, section)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
-
-
-def read_preset(name: str | None) -> Preset:
-    """Read the preset named on the command line; none is an empty one."""
-    return load_preset(name) if name else {}

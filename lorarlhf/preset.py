@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ SECTIONS: dict[str, type[Settings]] = {"load": LoadSettings, "sampling": Samplin
 
 Preset = dict[str, dict[str, Any]]
 
+SOLD_AS = 0.9
+"""A card of 8 GB may report this share of it."""
+
 
 def preset_files() -> dict[str, Path]:
     """Find the presets we ship, by name."""
@@ -22,6 +26,23 @@ def preset_files() -> dict[str, Path]:
 
     folder = Path(next(iter(lorarlhf.presets.__path__)))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def preset_for(device: str, memory: int) -> str:
+    """Name the preset for a kind of device (`cuda`, `cpu` …) with so many bytes of memory.
+
+    A card's is the largest that is no larger than it; cards report some percent less than they are sold as.
+    """
+    if device == "cpu":
+        return "cpu"
+    sizes = {int(name[:-2]): name for name in preset_files() if re.fullmatch(r"\d+gb", name)}
+    fitting = [size for size in sizes if size * 2**30 * SOLD_AS <= memory]
+    if not fitting:
+        raise SettingsError(
+            f"no preset for a device of {memory / 2**30:.1f} GiB; the smallest is for {min(sizes)} GB: name it, or "
+            "write a YAML file of your own"
+        )
+    return sizes[max(fitting)]
 
 
 def load_preset(name: str) -> Preset:

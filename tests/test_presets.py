@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from lorarlhf.errors import SettingsError
-from lorarlhf.preset import SECTIONS, load_preset, preset_files
+from lorarlhf.doctor import preset_name
+from lorarlhf.preset import SECTIONS, load_preset, preset_files, preset_for
 
 SHIPPED = sorted((Path(__file__).parent.parent / "presets").glob("*.yaml"))
 
@@ -19,7 +20,7 @@ def written(tmp_path: Path, text: str) -> str:
 
 
 def test_the_presets_in_the_folder_are_the_ones_that_names_find() -> None:
-    assert len(SHIPPED) == 1
+    assert {"starter", "cpu", "8gb", "12gb", "16gb", "24gb", "48gb"} == {path.stem for path in SHIPPED}
     assert sorted(preset_files()) == [path.stem for path in SHIPPED]
 
 
@@ -95,7 +96,32 @@ def test_values_that_only_fail_together_are_refused(tmp_path: Path) -> None:
         load_preset(written(tmp_path, "ppo:\n  batch_size: 32\n  mini_batches: 5\n"))
 
 
-@pytest.mark.parametrize(("name", "said"), [("startr", "did you mean starter"), ("zzz", "there are: starter")])
+@pytest.mark.parametrize(("name", "said"), [("startr", "did you mean starter"), ("zzz", "there are: 12gb, 16gb")])
 def test_an_unknown_preset_names_what_there_is(name: str, said: str) -> None:
     with pytest.raises(SettingsError, match=f"no preset {name}; {said}"):
         load_preset(name)
+
+
+@pytest.mark.parametrize(
+    ("device", "gib", "name"),
+    [
+        ("cpu", 64, "cpu"),
+        ("cuda", 7.6, "8gb"),  # what a card sold as 8 GB reports
+        ("cuda", 10, "8gb"),
+        ("xpu", 15.9, "16gb"),
+        ("cuda", 23.5, "24gb"),
+        ("cuda", 139, "48gb"),
+    ],
+)
+def test_a_machine_gets_the_largest_preset_it_holds(device: str, gib: float, name: str) -> None:
+    assert preset_for(device, int(gib * 2**30)) == name
+
+
+def test_a_machine_smaller_than_every_preset_is_told_so() -> None:
+    with pytest.raises(SettingsError, match=r"no preset for a device of 4\.0 GiB; the smallest is for 8 GB"):
+        preset_for("cuda", 4 * 2**30)
+
+
+def test_auto_is_the_preset_of_this_machine_and_other_names_stay() -> None:
+    assert preset_name("auto") in preset_files()
+    assert preset_name("mine.yaml") == "mine.yaml"

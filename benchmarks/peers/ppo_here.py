@@ -47,7 +47,7 @@ def main(work: Work, steps: int, budget: int) -> None:
     )
     studio = Studio(base, bank, Team(base.device))
     stage = PPOStage(studio, Roles(reference=None), settings, RewardScorer(studio, "reward", settings), work.prompts)
-    draw, roll_out, update = rollout.draw, stage.roll_out, stage.update
+    draw, update = rollout.draw, stage.update
     tokens = 0
 
     def timed_draw(*args, **kwargs):  # type: ignore[no-untyped-def]
