@@ -68,9 +68,9 @@ def test_the_loop_ends_with_three_adapters_one_untouched_base_and_a_full_record(
     assert filled.saved("ppo-1").card["parents"]["reward"]["hash"] == filled.saved("reward-1").hash
     assert filled.saved("sft-1").card["data"]["demonstrations"] == list(range(1, 17))
     assert [run.status for run in filled.store.runs()] == ["done"] * 3
-    names = {name for _, name, _ in filled.store.metrics("ppo-3")}
+    names = {name for _, name, _ in filled.store.metrics("ppo-1")}
     assert {"objective/kl", "objective/scores", "policy/clipfrac", "val/explained_variance", "eval/scores"} <= names
-    samples = filled.store.samples("ppo-3")
+    samples = filled.store.samples("ppo-1")
     assert {"step", "prompt", "response", "score", "kl", "ended"} <= samples[0].keys()
     assert any("question number" in line for line in samples[0]["prompt"].splitlines())
     answers = [(user("hello?"), "short"), (user("hello?"), "a much longer answer")]

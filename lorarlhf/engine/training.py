@@ -97,7 +97,7 @@ def resume(engine: Engine, run: str, watch: Watch | None = None, paused: Paused 
 def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Request:
     """Resolve names and data; raise before anything is recorded."""
     folder = engine.workspace.adapters_dir
-    adapter = name or free_name(folder, stage)
+    adapter = name or free_name(folder, stage, engine.store.run_names())
     check_new_name(folder, adapter)
     parents = {role: _parent(engine, getattr(settings, role), default) for role, default in PARENTS[stage].items()}
     if parents.get("reward") == BARE:

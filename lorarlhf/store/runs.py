@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ class RunRow:
     """One run as it stands. Times are UTC, ISO 8601."""
 
     id: str
-    """Stage and a number counted over all runs: `ppo-3`; a higher number is a later run."""
+    """The name of the adapter where that was made up, `ppo-3`; else the next such name that is free."""
     number: int
+    """Counted over all runs: a higher one is a later run."""
     stage: str
     status: str
     """`running`, `paused`, `done`, `failed`, … : the engine's words."""
@@ -38,6 +40,11 @@ class RunRow:
     """Latest step that has metrics."""
     result: dict[str, Any]
     error: str
+
+    @property
+    def called(self) -> str:
+        """What a person knows it by: the adapter it makes, with the run's id where that is another."""
+        return self.adapter if self.adapter == self.id else f"{self.adapter} (run {self.id})"
 
 
 class Event(NamedTuple):
@@ -56,16 +63,20 @@ class Runs(Database):
     ) -> str:
         """Record a run that starts now, as `running`; return its id."""
         with self.transaction() as db:
-            # AUTOINCREMENT keeps the highest number ever given, so an id never comes back.
-            last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'runs'").fetchone()
-            number = (last["seq"] if last else 0) + 1
-            id, time = f"{stage}-{number}", now()
+            known = self.run_names()
+            taken = {row["id"] for row in db.execute("SELECT id FROM runs")}
+            made_up = re.fullmatch(rf"{stage}-[1-9]\d*", adapter) and adapter not in taken
+            id, time = adapter if made_up else next_name(stage, known), now()
             db.execute(
-                """INSERT INTO runs (number, id, stage, status, adapter, base, settings, parents, created, updated)
-                VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?)""",
-                (number, id, stage, adapter, base, dump(settings), dump(parents), time, time),
+                """INSERT INTO runs (id, stage, status, adapter, base, settings, parents, created, updated)
+                VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?)""",
+                (id, stage, adapter, base, dump(settings), dump(parents), time, time),
             )
         return id
+
+    def run_names(self) -> set[str]:
+        """Give the ids of all runs and the names of what they make or made: none of them shall come again."""
+        return {name for row in self.query("SELECT id, adapter FROM runs") for name in (row["id"], row["adapter"])}
 
     def set_status(self, run_id: str, status: str) -> None:
         """Change a run's status; a run that goes on is no longer finished."""
@@ -147,6 +158,12 @@ class Runs(Database):
         near = difflib.get_close_matches(run_id, ids, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"the newest is {ids[0]}"
         return StoreError(f"there is no run {run_id!r}; {hint}")
+
+
+def next_name(stage: str, taken: Iterable[str]) -> str:
+    """Make up the name after the highest one taken: `ppo-1`, `ppo-2` …"""
+    numbers = [int(found[1]) for name in taken if (found := re.fullmatch(rf"{stage}-(\d+)", name))]
+    return f"{stage}-{max(numbers, default=0) + 1}"
 
 
 def _run_row(row: dict[str, Any]) -> RunRow:

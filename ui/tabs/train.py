@@ -208,9 +208,9 @@ class Page:
 
     def _adapters(self, now: Standing) -> Updates:
         """Offer the adapters there are, in forms and as names that are still free."""
-        folder, found = self.desk.workspace.adapters_dir, {}
+        folder, runs, found = self.desk.workspace.adapters_dir, self.desk.store.run_names(), {}
         for stage, part in self.stages.items():
-            found[part.form.name] = gr.update(placeholder=free_name(folder, stage))
+            found[part.form.name] = gr.update(placeholder=free_name(folder, stage, runs))
             for name in part.form.adapters:
                 found[part.form.fields[name]] = gr.update(choices=choices(stage, name, now))
         return found
