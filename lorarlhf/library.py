@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarlhf.errors import AdapterError
-from lorarlhf.store.runs import next_name
+from lorarlhf.types import next_name
 
 WEIGHTS, HEAD, CARD = "adapter_model.safetensors", "head.safetensors", "card.json"
 BARE = "base"

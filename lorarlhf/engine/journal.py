@@ -45,23 +45,25 @@ class StoreJournal:
 
     def samples(self, step: int, rollout: Rollout) -> None:
         """Record the first answers of a rollout with their score and KL."""
-        if not self._writes:
-            return
-        chosen = list(range(min(SAMPLES, len(rollout.rows))))
-        self.store.log_samples(
-            self.run,
-            step,
-            [
-                {
-                    "prompt": readable(self.studio.base.tokenizer, rollout.rows[i].prompt),
-                    "response": rollout.completions[i].text,
-                    "ended": rollout.completions[i].ended,
-                    "score": float(rollout.scores_B[i]),
-                    "kl": float(rollout.kl_B[i]),
-                }
-                for i in chosen
-            ],
-        )
+        if self._writes:
+            self.store.log_samples(self.run, step, self._answers(rollout))
+
+    def heldout(self, step: int, answers: Rollout) -> None:
+        """Record the first answers to held-out prompts, the same prompts each time."""
+        if self._writes:
+            self.store.log_samples(self.run, step, self._answers(answers), heldout=True)
+
+    def _answers(self, rollout: Rollout) -> list[dict[str, Any]]:
+        return [
+            {
+                "prompt": readable(self.studio.base.tokenizer, rollout.rows[i].prompt),
+                "response": rollout.completions[i].text,
+                "ended": rollout.completions[i].ended,
+                "score": float(rollout.scores_B[i]),
+                "kl": float(rollout.kl_B[i]),
+            }
+            for i in range(min(SAMPLES, len(rollout.rows)))
+        ]
 
 
 def readable(tokenizer: Any, tokens: Sequence[int]) -> str:

@@ -14,6 +14,10 @@ from lorarlhf.errors import StoreError
 from lorarlhf.store.codec import dump
 from lorarlhf.store.database import Database
 from lorarlhf.store.migrations import now
+from lorarlhf.types import next_name
+
+HELDOUT = 1_000_000
+"""Position from which on the samples of a step are answers to held-out prompts."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,19 @@ class Runs(Database):
             self._update(run_id, "step = max(step, ?)", (step,))
             db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", rows)
 
-    def log_samples(self, run_id: str, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Record the sample answers of a step, in place of those recorded for that step before."""
-        rows = [(run_id, step, position, dump(sample)) for position, sample in enumerate(samples)]
+    def log_samples(
+        self, run_id: str, step: int, samples: Iterable[Mapping[str, Any]], *, heldout: bool = False
+    ) -> None:
+        """Record the sample answers of a step, in place of those recorded for that step before.
+
+        Those to `heldout` prompts are kept beside those of training, after them, and say so.
+        """
+        first, mark = (HELDOUT, {"heldout": True}) if heldout else (0, {})
+        rows = [(run_id, step, first + i, dump({**sample, **mark})) for i, sample in enumerate(samples)]
         with self.transaction(durable=False) as db:
             self._update(run_id)
-            db.execute("DELETE FROM samples WHERE run = ? AND step = ?", (run_id, step))
+            sql = "DELETE FROM samples WHERE run = ? AND step = ? AND (position >= ?) = ?"
+            db.execute(sql, (run_id, step, HELDOUT, heldout))
             db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?)", rows)
 
     def log_event(self, run_id: str, step: int, text: str) -> None:
@@ -158,12 +169,6 @@ class Runs(Database):
         near = difflib.get_close_matches(run_id, ids, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"the newest is {ids[0]}"
         return StoreError(f"there is no run {run_id!r}; {hint}")
-
-
-def next_name(stage: str, taken: Iterable[str]) -> str:
-    """Make up the name after the highest one taken: `ppo-1`, `ppo-2` …"""
-    numbers = [int(found[1]) for name in taken if (found := re.fullmatch(rf"{stage}-(\d+)", name))]
-    return f"{stage}-{max(numbers, default=0) + 1}"
 
 
 def _run_row(row: dict[str, Any]) -> RunRow:
