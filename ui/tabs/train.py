@@ -227,6 +227,8 @@ class Page:
             sampled = [run.step // every for every in _sampling(run)] + [(run.step - 1) // _sampling(run)[0]]
             groups["samples"] = ((run.id, run.status, sampled), lambda: self._samples(run))
         line = self.view.queue.line()
+        busy = bool(now.at_work or (line.waiting and not line.stopped))
+        groups["busy"] = (busy, lambda: {self.fast: gr.Timer(active=busy)})
         groups["queue"] = (str(line), lambda: {self.queue: run_html.queue_html(line)})
         return groups
 
@@ -284,7 +286,6 @@ class Page:
             self.step: run_html.step_html(step.text, step.why, go),
             self.do: gr.update(value=step.label, visible=bool(step.label)),
             self.offer: (step.do, step.run),
-            self.fast: gr.Timer(active=bool(now.at_work)),
         }
 
     def _adapters(self, now: Standing) -> Updates:

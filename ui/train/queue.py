@@ -107,6 +107,7 @@ class Queue:
             if self.desk.given_up:
                 self._starting = None
                 self._stop("The engine died again and again")
+                return
             if not self.desk.fingerprint or self.desk.loading:
                 return
             try:
