@@ -84,7 +84,10 @@ def test_samples_and_events(store: Store) -> None:
     store.log_samples(id, 5, [{"prompt": "p", "response": "r", "score": 1.5, "kl": 0.1}, {"prompt": "é"}])
     store.log_samples(id, 5, [{"prompt": "again"}])
     store.log_samples(id, 10, [{"prompt": "q"}])
-    assert store.samples(id) == [{"step": 5, "prompt": "again"}, {"step": 10, "prompt": "q"}]
+    for prompt in ("h", "held out"):
+        store.log_samples(id, 5, [{"prompt": prompt}], heldout=True)
+    held = {"step": 5, "prompt": "held out", "heldout": True}
+    assert store.samples(id) == [{"step": 5, "prompt": "again"}, held, {"step": 10, "prompt": "q"}]
     assert store.samples(id, after_step=5) == [{"step": 10, "prompt": "q"}]
     store.log_event(id, 3, "out of memory, halved the batch")
     store.log_event(id, 2, "resumed")

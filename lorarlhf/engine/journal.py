@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+from lorarlhf.engine.tracking import Tracker
 from lorarlhf.store import Store
 from lorarlhf.train.common import Studio
 from lorarlhf.train.loop import Metrics
@@ -23,6 +24,16 @@ class StoreJournal:
 
     def __init__(self, store: Store, run: str, studio: Studio, watch: Watch | None = None) -> None:
         self.store, self.run, self.studio, self.watch = store, run, studio, watch
+        self.tracker: Tracker | None = None
+
+    def track(self, tracker: Tracker) -> None:
+        """Send what is measured from now on to a tracker as well."""
+        self.tracker = tracker
+
+    def close(self) -> None:
+        """Let go of the tracker."""
+        if self.tracker:
+            self.tracker.finish()
 
     @property
     def _writes(self) -> bool:
@@ -32,6 +43,8 @@ class StoreJournal:
         """Record numbers of a step."""
         if self._writes:
             self.store.log_metrics(self.run, step, metrics)
+            if self.tracker and (problem := self.tracker.log(step, metrics)):
+                self.event(step, problem)
 
     def event(self, step: int, text: str) -> None:
         """Record that something happened, in words."""

@@ -138,7 +138,7 @@ class Loop:
             kept = "before training, because no later step was better" if self.best.step == 0 else "the best"
             self.journal.event(self.next_step, f"kept the adapter of step {self.best.step}, {kept} on held-out prompts")
         # Not a measurement of the last step, so no row: it is the run's result.
-        return self.stage.finish() | ({"run/best_step": float(self.best.step)} if self.best.adapter else {})
+        return self.stage.finish()
 
     def _one_step(self) -> None:
         index, began = self.next_step, time.perf_counter()
