@@ -22,6 +22,8 @@ RECENT = 3
 """Points that are looked at together."""
 FEW_VOTES = 20
 """Fewer held-out votes tell little: 14 right of 19 mean an accuracy anywhere between 51 and 88 % (Wilson, 95 %)."""
+BEST_STEP = "run/best_step"
+"""In a run's result: the step whose adapter was kept."""
 FAR_NATS, MOVED_NATS = 30.0, 10.0
 """KL an answer from which on answers are far from the SFT model's, and clearly other ones (FACTS.md)."""
 START_NATS, START_RATIO = 0.1, 0.05
@@ -357,6 +359,33 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
 }
 """Stage → its rules, the gravest first."""
+
+
+def outcome(run: RunRow) -> str:
+    """Say what came out of a run, in one line."""
+    result = run.result
+    if run.status == "failed":
+        return run.error
+    if run.status == "interrupted":
+        return f"It broke off: {run.error}" if run.error else "It broke off."
+    if run.status != "done":
+        return ""
+    words: list[str] = []
+    if "eval/accuracy" in result:
+        low, high = result["eval/accuracy_low"], result["eval/accuracy_high"]
+        few = ": too few votes to tell" if result["eval/votes"] < FEW_VOTES else ""
+        words.append(
+            f"right about {result['eval/accuracy']:.0%} of {result['eval/votes']:.0f} held-out votes "
+            f"(95 % interval {low:.0%} to {high:.0%}{few})"
+        )
+    elif "eval/loss" in result:
+        words.append(f"held-out loss {number(result['eval/loss'])}")
+    if "eval/scores" in result:
+        words.append(f"mean score {number(result['eval/scores'])} at {result['eval/kl']:.1f} nats of KL")
+    if result.get(BEST_STEP) == 0:
+        words.append("as it was before training: no later step was better on held-out data")
+    text = ", ".join(words) or f"made {run.adapter}"
+    return text[0].upper() + text[1:]
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------

@@ -97,6 +97,17 @@ def test_samples_and_events(store: Store) -> None:
     ]
 
 
+def test_a_run_is_found_by_its_id_and_else_by_what_it_makes(store: Store) -> None:
+    store.start_run("sft", "manners", "b", {}, {})
+    store.start_run("sft", "manners", "b", {}, {})
+    store.start_run("ppo", "sft-1", "b", {}, {})
+    assert [store.find_run(name).id for name in ("sft-1", "sft-2", "manners", "ppo-1")] == [
+        *("sft-1", "sft-2", "sft-2", "ppo-1")
+    ]
+    with pytest.raises(StoreError, match="no run 'sft-3'; did you mean sft-2"):
+        store.find_run("sft-3")
+
+
 def test_an_unknown_run_names_the_nearest(store: Store) -> None:
     with pytest.raises(StoreError, match="no runs yet"):
         store.run("ppo-1")

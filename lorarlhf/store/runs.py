@@ -128,6 +128,12 @@ class Runs(Database):
             raise self._unknown(run_id)
         return _run_row(dict(rows[0]))
 
+    def find_run(self, name: str) -> RunRow:
+        """Read a run by its id or, where no run has that, by the adapter it makes: then the newest one."""
+        sql = "SELECT id FROM runs WHERE id = ? OR adapter = ? ORDER BY id = ? DESC, number DESC LIMIT 1"
+        rows = self.query(sql, (name, name, name))
+        return self.run(rows[0]["id"] if rows else name)
+
     def runs(self) -> list[RunRow]:
         """List all runs, oldest first."""
         return [_run_row(dict(row)) for row in self.query("SELECT * FROM runs ORDER BY number")]

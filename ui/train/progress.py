@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lorarlhf.reading import FEW_VOTES, Point, number
+from lorarlhf.reading import Point, number, outcome
 from lorarlhf.store import RunRow, Store
 from lorarlhf.ui.train.charts import Chart, Line
 from lorarlhf.ui.train.comparing import NO_NUMBERS
@@ -27,7 +27,6 @@ STATUS_WORDS = {"running": "at work", "interrupted": "broken off"}
 """In the words of the app; the others are words already."""
 LOG_WORDS = {"eval/kl": "KL", "eval/scores": "reward", "eval/eos_share": "finished"}
 """Measurements whose own names are not those of the charts."""
-BEST_STEP = "run/best_step"
 RESUMABLE = ("paused", "interrupted")
 KEPT_RUNS = 8
 PACE_STEPS = 20
@@ -210,33 +209,6 @@ def _level(label: str, value: float, last: float) -> Line:
 
 
 # -- words ----------------------------------------------------------------------------------------------------
-
-
-def outcome(run: RunRow) -> str:
-    """Say what came out of a run, in one line."""
-    result = run.result
-    if run.status == "failed":
-        return run.error
-    if run.status == "interrupted":
-        return f"It broke off: {run.error}" if run.error else "It broke off."
-    if run.status != "done":
-        return ""
-    words: list[str] = []
-    if "eval/accuracy" in result:
-        low, high = result["eval/accuracy_low"], result["eval/accuracy_high"]
-        few = ": too few votes to tell" if result["eval/votes"] < FEW_VOTES else ""
-        words.append(
-            f"right about {result['eval/accuracy']:.0%} of {result['eval/votes']:.0f} held-out votes "
-            f"(95 % interval {low:.0%} to {high:.0%}{few})"
-        )
-    elif "eval/loss" in result:
-        words.append(f"held-out loss {number(result['eval/loss'])}")
-    if "eval/scores" in result:
-        words.append(f"mean score {number(result['eval/scores'])} at {result['eval/kl']:.1f} nats of KL")
-    if result.get(BEST_STEP) == 0:
-        words.append("as it was before training: no later step was better on held-out data")
-    text = ", ".join(words) or f"made {run.adapter}"
-    return text[0].upper() + text[1:]
 
 
 def why_not_resumed(run: RunRow, runs_dir: Path, fingerprint: str) -> str:
