@@ -109,7 +109,7 @@ def page():
               window.asked = []; window.props = {value: ""};
               const trigger = (name, data) => asked.push(data), server = {numbers_csv: async ({runs}) => runs.join()};
               const make = new Function("element", "props", "trigger", "watch", "server",
-                code + "; return {smoothed, ticks, logTicks, shown, at, layout, sheet, view, find, take};");
+                code + "; return {smoothed, ticks, logTicks, shown, at, layout, labels, sheet, view, find, take};");
               window.panel = make(document.querySelector("#run-charts"), props, trigger, () => {}, server);
             }""",
             code,
@@ -146,6 +146,13 @@ def test_ticks_are_round_and_reach_over_the_data(page):
     numbers = [0, 2.1504, -0.85432, 27.03, 1234.6, 0.00002, 1e6]
     said = page.evaluate("numbers => numbers.map((n) => panel.shown(n))", numbers)
     assert said == ["0", "2.15", "−0.854", "27", "1235", "2.0e−5", "1.0e+6"]
+
+
+def test_an_axis_is_labelled_in_one_way(page):
+    assert page.evaluate("panel.labels(panel.ticks(0, 0.002))") == ["0", "5e−4", "1e−3", "1.5e−3", "2e−3"]
+    assert page.evaluate("panel.labels(panel.ticks(-1, 0.5))") == ["−1.0", "−0.5", "0.0", "0.5"]
+    assert page.evaluate("panel.labels(panel.ticks(1.3205, 1.3232))") == ["1.320", "1.321", "1.322", "1.323", "1.324"]
+    assert page.evaluate("panel.labels(panel.ticks(0, 1), true)") == ["0 %", "25 %", "50 %", "75 %", "100 %"]
 
 
 def test_smoothing_weighs_older_points_ever_less(page):

@@ -47,6 +47,19 @@ function shown(value, percent = false) {
   return (text.includes(".") ? text.replace(/\.?0+$/, "") : text).replace("-", "−");
 }
 
+/** Label the marks of an axis, all in one way, with as many digits as tell them apart. */
+function labels(marks, percent = false, log = false) {
+  const largest = Math.max(...marks.map(Math.abs)), unit = percent ? 100 : 1;
+  if (log) return marks.map((mark) => shown(mark, percent));
+  if (percent || (largest >= 0.01 && largest < 1e5)) {
+    const near = 0.01 * unit * Math.abs(marks[1] - marks[0]);
+    const exact = (digits) => marks.every((mark) => Math.abs(Number((mark * unit).toFixed(digits)) - mark * unit) < near);
+    const digits = [0, 1, 2, 3, 4, 5, 6].find(exact) ?? 6;
+    return marks.map((mark) => `${(mark * unit).toFixed(digits).replace("-", "−")}${percent ? " %" : ""}`);
+  }
+  return marks.map((mark) => (mark ? Number(mark.toPrecision(3)).toExponential().replace("+", "").replaceAll("-", "−") : "0"));
+}
+
 const safe = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
 /** Find what a line says at a step: its point there, else the one before. */
@@ -67,7 +80,7 @@ function layout(chart, view) {
   const log = view.log && all.filter((y) => y > 0).length >= all.length / 2 && all.some((y) => y > 0);
   const lines = chart.lines.map((line) => {
     const points = log ? line.points.filter(([, y]) => y > 0) : line.points;
-    const soft = line.style === "main" && view.smooth > 0 && points.length > 2;
+    const soft = line.style === "main" && line.smooth && view.smooth > 0 && points.length > 2;
     const near = (some) => {
       // One point beyond each edge, so that a line leaves the box instead of ending in it.
       const first = some.findIndex(inside), last = some.findLastIndex(inside);
@@ -116,10 +129,11 @@ function body(chart, view, plan = layout(chart, view)) {
     return `<text class="empty" x="${BOX.wide / 2}" y="${BOX.high / 2}">${words}</text>`;
   }
   const right = BOX.wide - BOX.right, floor = BOX.high - BOX.bottom, clip = `box-${(boxes += 1)}`;
-  const grid = plan.marks.map((mark) => {
+  const said = labels(plan.marks, chart.percent, plan.log);
+  const grid = plan.marks.map((mark, i) => {
     const y = plan.Y(mark);
     return `<path class="grid" d="M${BOX.left},${y.toFixed(1)}H${right}"/>`
-      + `<text class="y" x="${BOX.left - 5}" y="${(y + 3.5).toFixed(1)}">${shown(mark, chart.percent)}</text>`;
+      + `<text class="y" x="${BOX.left - 5}" y="${(y + 3.5).toFixed(1)}">${said[i]}</text>`;
   });
   const ends = `<text class="x first" x="${BOX.left}" y="${BOX.high - 6}">${shown(plan.from)}</text>`
     + `<text class="x" x="${right}" y="${BOX.high - 6}">step ${plan.to.toLocaleString("en")}</text>`;

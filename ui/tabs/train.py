@@ -248,7 +248,8 @@ class Page:
             return {self.run.charts: "", self.run.numbers_fold: gr.update(visible=False)}
         series = [self.view.numbers.of(run) for run in shown]
         choose = all_charts if everything else charts
-        drawn = {run.called: choose(run, one) for run, one in zip(shown, series, strict=True)}
+        named = [one["name"] for one in _named(shown)]
+        drawn = {name: choose(run, one) for name, run, one in zip(named, shown, series, strict=True)}
         rest = [run for run in reversed(runs) if run not in shown]
         rest.sort(key=lambda run: run.stage != shown[0].stage)  # those of the same stage say most
         rest = rest[:MOST_OFFERED] if len(shown) <= MOST_COMPARED else []
@@ -350,7 +351,9 @@ def _sampling(run: RunRow) -> tuple[int, int]:
 
 
 def _named(runs: list[RunRow]) -> list[dict[str, str]]:
-    return [{"id": run.id, "name": run.called} for run in runs]
+    """Name runs as shortly as tells them apart."""
+    adapters = [run.adapter for run in runs]
+    return [{"id": run.id, "name": run.adapter if adapters.count(run.adapter) == 1 else run.called} for run in runs]
 
 
 def _in_time(now: Standing) -> Standing:

@@ -29,6 +29,8 @@ class Line:
     """`main`, `heldout`, or `limit`: a level that means something."""
     run: int = 0
     """Place among the runs that are drawn together; decides the colour."""
+    smooth: bool = True
+    """Whether the numbers are noisy; those that are set, as a learning rate is, are drawn as they are."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ Series = dict[str, list[Point]]
 STAGE_NAMES = {"sft": "SFT", "reward": "Reward model", "ppo": "PPO"}
 STATUS_WORDS = {"running": "at work", "interrupted": "broken off"}
 """In the words of the app; the others are words already."""
+SET = ("lr/", "objective/kl_coef")
+"""Metrics that are set, not measured."""
 LOG_WORDS = {"eval/kl": "KL", "eval/scores": "reward", "eval/eos_share": "finished"}
 """Measurements whose own names are not those of the charts."""
 RESUMABLE = ("paused", "interrupted")
@@ -142,7 +144,12 @@ def charts(run: RunRow, series: Series) -> list[Chart]:
         line("eval/perplexity", "held-out", "heldout"),
         help="Between how many words the adapter hesitates, on average, on held-out data; lower is better.",
     )
-    rate = chart("Learning rate", line("lr/sft", "Adam"), low=0.0, help="It grows, then falls, as the schedule says.")
+    rate = chart(
+        "Learning rate",
+        Line("Adam", series.get("lr/sft", []), smooth=False),
+        low=0.0,
+        help="It grows, then falls, as the schedule says.",
+    )
     return [loss, perplexity, rate]
 
 
@@ -151,16 +158,18 @@ def all_charts(run: RunRow, series: Series) -> list[Chart]:
     chosen, last = charts(run, series), float(way(run, series).total or run.step)
     shown = {id(line.points) for chart in chosen for line in chart.lines}
     rest = [name for name in sorted(series) if id(series[name]) not in shown and name not in NO_NUMBERS]
-    return chosen + [
-        Chart(name, [Line(name.split("/")[-1], series[name], "heldout" if name.startswith("eval/") else "main")], last)
-        for name in rest
-    ]
+    return chosen + [Chart(name, [_alone(name, series[name])], last) for name in rest]
+
+
+def _alone(name: str, points: list[Point]) -> Line:
+    style = "heldout" if name.startswith("eval/") else "main"
+    return Line(name.split("/")[-1], points, style, smooth=not name.startswith(SET))
 
 
 def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Chart]:
     budget = run.settings.get("kl_budget", math.inf)
     highest = max((y for _, y in series.get("objective/kl", [])), default=0.0)
-    near = [_level("budget", budget, 1)] if highest > budget / 2 else []
+    near = [_level("budget", budget, float(way(run, series).total or run.step))] if highest > budget / 2 else []
     return [
         chart(
             "Reward",
@@ -200,6 +209,18 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
             high=1.0,
             percent=True,
             help="Share of the answers that came to an end by themselves, before the longest length.",
+        ),
+        chart(
+            "Lowest reward",
+            line("objective/scores_min", "training"),
+            help="Score of the worst answer of each batch; it falls where the reward model is being fooled.",
+        ),
+        chart(
+            "Value",
+            line("val/explained_variance", "training"),
+            high=1.0,
+            percent=True,
+            help="Share of what rewards turn out to be that the value adapter foresees; below 0 a mean would do better.",
         ),
     ]
 

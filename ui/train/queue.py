@@ -17,10 +17,10 @@ from lorarlhf.library import check_new_name
 from lorarlhf.settings import STAGES, Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.train.progress import STAGE_NAMES
 
 QUEUE = "queue of stages"
 """Name in the workspace of what waits."""
-STAGE_WORDS = {"sft": "SFT", "reward": "the reward model", "ppo": "PPO"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Waiting:
     @property
     def called(self) -> str:
         """Name it for a person."""
-        return f"{STAGE_WORDS.get(self.stage, self.stage)}{f' → {self.name}' if self.name else ''}"
+        return f"{STAGE_NAMES.get(self.stage, self.stage)}{f' → {self.name}' if self.name else ''}"
 
 
 @dataclass(frozen=True)
