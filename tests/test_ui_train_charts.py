@@ -253,3 +253,34 @@ def test_charts_are_saved_as_a_picture_and_numbers_as_a_table(page, tmp_path):
     }""")
         > 100
     )
+
+
+def test_the_browser_notifies_once_for_each_run_that_ends_and_only_if_asked_to(page):
+    """A stand-in for Notification: a real one is shown by the desktop, where no test can see it."""
+    found = page.evaluate(
+        """async code => {
+          const told = [], box = document.createElement("div");
+          let look, asked = 0;
+          window.Notification = class { constructor(words) { told.push(words) } };
+          Notification.permission = "default";
+          Notification.requestPermission = async () => { asked += 1; Notification.permission = "granted" };
+          const ends = async (ended, words) => {
+            box.innerHTML = `<div class="bell" data-ended="${ended}" data-words="${words}" data-about="">`
+              + "<button hidden></button><span role='status'></span></div>";
+            look?.();
+            await new Promise((done) => setTimeout(done, 5));
+          };
+          await ends("sft-1 1", "sft-1 done");
+          new Function("element", "watch", code)(box, (_, callback) => { look = callback });
+          await ends("sft-2 2", "sft-2 done");  // nobody asked for it yet
+          const offered = !box.querySelector("button").hidden;
+          box.querySelector("button").click();
+          await new Promise((done) => setTimeout(done, 5));
+          await ends("sft-2 2", "sft-2 done");
+          await ends("ppo-1 3", "ppo-1 failed");
+          await ends("ppo-1 3", "ppo-1 failed");
+          return [offered, asked, told, box.querySelector("button").hidden, box.textContent];
+        }""",
+        (ASSETS / "bell.js").read_text(encoding="utf-8"),
+    )
+    assert found == [True, 1, ["ppo-1 failed"], True, "This browser notifies you when a run ends"]

@@ -13,8 +13,8 @@ from lorarlhf.settings import STAGES
 from lorarlhf.store import RunRow
 
 ABSENT = "–"
-NO_NUMBERS = ("run/steps",)
-"""Metrics that measure nothing."""
+NO_NUMBERS = ("run/steps", "data/train", "data/heldout")
+"""Rows that count what a run was given; no metrics."""
 
 
 def numbers_csv(runs: Mapping[str, Series]) -> str:

@@ -220,7 +220,7 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
             line("val/explained_variance", "training"),
             high=1.0,
             percent=True,
-            help="Share of what rewards turn out to be that the value adapter foresees; below 0 a mean would do better.",
+            help="Share of what rewards turn out to be that the value adapter foresees; below 0 a mean does better.",
         ),
     ]
 
