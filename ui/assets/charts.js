@@ -141,7 +141,7 @@ find(".compare").addEventListener("click", (event) => {
 // -- saving ---------------------------------------------------------------------------------------------------------
 
 const STYLES = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity", "font-size", "font-family", "text-anchor"];
-const SCALE = 2, HEAD = 26, GAP = 12, TITLE = 34;
+const SCALE = 2, GAP = 12, TITLE = 34, ROW = 15;
 
 /** A chart as it stands, with its colours written into it, as an image. */
 async function picture(svg) {
@@ -159,30 +159,43 @@ async function picture(svg) {
   return image;
 }
 
+/** Lay a chart's name and legend out in rows that are no wider than the chart. */
+function inRows(pen, family, figure, title) {
+  const wide = (text, font) => Object.assign(pen, { font: `${font} ${family}` }).measureText(text).width;
+  const found = [{ text: title, font: "600 11px", along: 0, row: 0 }];
+  let along = wide(title, "600 11px") + 10, row = 0;
+  for (const span of figure.querySelectorAll("figcaption > span")) {
+    const mark = span.querySelector("i"), text = span.textContent, dot = mark ? wide("● ", "10px") : 0;
+    const whole = dot + wide(text, "10px") + 8;
+    if (along + whole > BOX.wide) [along, row] = [0, row + 1];
+    if (mark) found.push({ text: "● ", font: "10px", colour: getComputedStyle(mark).backgroundColor, along, row });
+    found.push({ text, font: "10px", along: along + dot, row });
+    along += whole;
+  }
+  return found;
+}
+
 /** All charts on one sheet, with their names and legends. */
 async function sheet() {
   const columns = figures.length > 1 ? 2 : 1, rows = Math.ceil(figures.length / columns);
-  const wide = columns * (BOX.wide + GAP) + GAP, high = TITLE + rows * (HEAD + BOX.high + GAP) + GAP;
-  const canvas = Object.assign(document.createElement("canvas"), { width: wide * SCALE, height: high * SCALE });
-  const pen = canvas.getContext("2d"), looks = getComputedStyle(figures[0]), ink = getComputedStyle(figures[0].querySelector("figcaption"));
+  const looks = getComputedStyle(figures[0]), ink = getComputedStyle(figures[0].querySelector("figcaption"));
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  const entries = figures.map((figure, i) => inRows(pen, ink.fontFamily, figure, data.charts[i].title));
+  const head = ROW * Math.max(...entries.map((some) => some[some.length - 1].row + 1)) + 8;
+  const wide = columns * (BOX.wide + GAP) + GAP, high = TITLE + rows * (head + BOX.high + GAP) + GAP;
+  Object.assign(canvas, { width: wide * SCALE, height: high * SCALE });
   pen.scale(SCALE, SCALE);
   pen.fillStyle = looks.backgroundColor;
   pen.fillRect(0, 0, wide, high);
   const write = (text, x, y, font, colour) => {
     Object.assign(pen, { font: `${font} ${ink.fontFamily}`, fillStyle: colour });
     pen.fillText(text, x, y);
-    return pen.measureText(text).width;
   };
   write(data.runs.map((run) => run.name).join(", "), GAP, 22, "600 14px", ink.color);
   for (const [i, figure] of figures.entries()) {
-    const x = GAP + (i % columns) * (BOX.wide + GAP), y = TITLE + Math.floor(i / columns) * (HEAD + BOX.high + GAP);
-    let along = x + write(data.charts[i].title, x, y + 14, "600 11px", ink.color) + 10;
-    for (const span of figure.querySelectorAll("figcaption > span")) {
-      const mark = span.querySelector("i");
-      along += mark ? write("● ", along, y + 14, "10px", getComputedStyle(mark).backgroundColor) : 0;
-      along += write(span.textContent, along, y + 14, "10px", ink.color) + 8;
-    }
-    pen.drawImage(await picture(figure.querySelector("svg")), x, y + HEAD - 6, BOX.wide, BOX.high);
+    const x = GAP + (i % columns) * (BOX.wide + GAP), y = TITLE + Math.floor(i / columns) * (head + BOX.high + GAP);
+    for (const { text, font, colour, along, row } of entries[i]) write(text, x + along, y + ROW * (row + 1), font, colour || ink.color);
+    pen.drawImage(await picture(figure.querySelector("svg")), x, y + head, BOX.wide, BOX.high);
   }
   return new Promise((done) => canvas.toBlob(done, "image/png"));
 }
