@@ -162,6 +162,7 @@ class Desk:
         self.memory = {}
         self.engine.restart(load)
         self._loading = self.engine.load()
+        self.memory = {}  # the old engine may have said a last word while it ended
 
     # -- adapters and runs ------------------------------------------------------------------------------------
 
