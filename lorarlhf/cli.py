@@ -302,6 +302,7 @@ def _train_command(stage: str) -> None:
 
             with training_bar(stage) as watch:
                 result = run(engine, stage, asked, name, watch, paused)
+            _say_remarks(engine, result["run"])
         _show_result(result, as_json)
 
 
@@ -313,15 +314,23 @@ for _stage in STAGES:
 @click.argument("run")
 @common
 def resume(run: str, workspace: str | None, as_json: bool) -> None:
-    """Go on with a paused or interrupted RUN exactly where it stopped."""
+    """Go on with a paused or interrupted RUN, named by its id or its adapter, exactly where it stopped."""
     with open_workspace(workspace).store() as store:
-        row = store.run(run)
+        row = store.find_run(run)
     with engine_for(workspace, row.parents["load"], {}) as engine, pause_on_interrupt() as paused:
         from lorarlhf.engine.training import resume as go_on
 
         with training_bar(row.stage) as watch:
-            result = go_on(engine, run, watch, paused)
+            result = go_on(engine, row.id, watch, paused)
+        _say_remarks(engine, row.id)
     _show_result(result, as_json)
+
+
+def _say_remarks(engine: Engine, run: str) -> None:
+    from lorarlhf.watching import spoken
+
+    for line in spoken(engine.store.run(run), engine.store):
+        say(line)
 
 
 def _show_result(result: dict[str, Any], as_json: bool) -> None:
@@ -360,13 +369,23 @@ def adapters(workspace: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("run", required=False)
+@click.option("--watch", is_flag=True, help="Follow what is at work, in any process; Ctrl-C leaves it alone.")
 @common
-def runs(workspace: str | None, as_json: bool) -> None:
-    """List the training runs of the workspace."""
+def runs(run: str | None, watch: bool, workspace: str | None, as_json: bool) -> None:
+    """List the training runs of the workspace, or tell RUN in words."""
+    from lorarlhf.watching import describe
+    from lorarlhf.watching import watch as follow
+
     with open_workspace(workspace).store() as store:
-        found = [vars(row) for row in store.runs()]
-    if as_json:
-        show_json(found)
+        if watch:
+            follow(store)
+            if not as_json:
+                return
+        found = [vars(row) for row in ([store.find_run(run)] if run else store.runs())]
+        text = describe(store, found[0]["id"]) if run else ""
+    if as_json or run:
+        show_json(found[0] if run else found) if as_json else click.echo(text)
         return
     columns = ["id", "status", "step", "adapter", "base", "created", "error"]
     click.echo(table([{**row, "created": row["created"][:19]} for row in found], columns) if found else "no runs yet")

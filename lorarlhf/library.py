@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorarlhf.errors import AdapterError
+from lorarlhf.types import next_name
 
 WEIGHTS, HEAD, CARD = "adapter_model.safetensors", "head.safetensors", "card.json"
 BARE = "base"
@@ -139,9 +141,6 @@ def _own(adapters_dir: Path, name: str) -> SavedAdapter:
     return read_saved(adapters_dir / name)
 
 
-def free_name(adapters_dir: Path, stage: str) -> str:
-    """Make up the next name of a stage's adapter: `sft-1`, `sft-2` …"""
-    number = 1
-    while (adapters_dir / f"{stage}-{number}").exists():
-        number += 1
-    return f"{stage}-{number}"
+def free_name(adapters_dir: Path, stage: str, runs: Iterable[str]) -> str:
+    """Make up the next name of a stage's adapter, `sft-1`, `sft-2` …, that no run has either: both get the same."""
+    return next_name(stage, {*runs, *(path.name for path in adapters_dir.glob(f"{stage}-*"))})

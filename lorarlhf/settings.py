@@ -115,6 +115,9 @@ class OptimSettings(Settings):
     heldout_share: float = knob(0.1, "Share of the prompts kept apart to measure on", ge=0, le=0.9)
     seed: int = knob(0, "Fixes order, initial weights and sampling", ge=0, le=2**63 - 1)
     checkpoint_every: int = knob(20, "Steps between checkpoints; 0 keeps none", ge=0)
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = knob(
+        "none", "Send the numbers to a tracker as well; its package must be installed"
+    )
 
 
 class SFTSettings(LoraSettings, OptimSettings):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 Metrics = dict[str, float]
 
 FIGURES = {
-    "sft": {"loss/sft": "loss", "eval/loss": "held-out"},
+    "sft": {"loss/sft": "loss", "eval/loss": "held-out", "lr/sft": "rate"},
     "reward": {"loss/reward": "loss", "train/accuracy": "accuracy", "eval/accuracy": "held-out"},
     "ppo": {"objective/scores": "score", "objective/kl": "KL", "response/length": "length"},
 }
@@ -42,10 +42,10 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
 
 
 @contextmanager
-def training_bar(stage: str) -> Iterator[Callable[[int, int, Metrics], None]]:
+def training_bar(stage: str, text: str = "") -> Iterator[Callable[[int, int, Metrics], None]]:
     """Show a bar with the three figures that matter; yields what is to be told after each step."""
     names, latest = FIGURES[stage], {}
-    with tqdm(desc=stage, unit="step", file=sys.stderr, dynamic_ncols=True, disable=None) as bar:
+    with tqdm(desc=text or stage, unit="step", file=sys.stderr, dynamic_ncols=True, disable=None) as bar:
 
         def told(step: int, total: int, metrics: Metrics) -> None:
             latest.update({label: f"{metrics[name]:.3g}" for name, label in names.items() if name in metrics})

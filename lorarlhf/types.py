@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -60,6 +61,12 @@ def is_heldout(prompt: Iterable[Message], share: float = 0.1) -> bool:
     first = next((m["content"] for m in turns if m["role"] == "user"), turns[0]["content"] if turns else "")
     digest = hashlib.sha256(" ".join(first.lower().split()).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def next_name(stage: str, taken: Iterable[str]) -> str:
+    """Make up the name after the highest one taken: `ppo-1`, `ppo-2` …"""
+    numbers = [int(found[1]) for name in taken if (found := re.fullmatch(rf"{stage}-(\d+)", name))]
+    return f"{stage}-{max(numbers, default=0) + 1}"
 
 
 class Outcome(str, Enum):

@@ -68,11 +68,17 @@ def test_the_loop_ends_with_three_adapters_one_untouched_base_and_a_full_record(
     assert filled.saved("ppo-1").card["parents"]["reward"]["hash"] == filled.saved("reward-1").hash
     assert filled.saved("sft-1").card["data"]["demonstrations"] == list(range(1, 17))
     assert [run.status for run in filled.store.runs()] == ["done"] * 3
-    names = {name for _, name, _ in filled.store.metrics("ppo-3")}
-    assert {"objective/kl", "objective/scores", "policy/clipfrac", "val/explained_variance", "eval/scores"} <= names
-    samples = filled.store.samples("ppo-3")
+    names = {name for _, name, _ in filled.store.metrics("ppo-1")}
+    assert {"objective/kl", "objective/scores_min", "policy/clipfrac", "val/explained_variance", "eval/scores"} <= names
+    samples = filled.store.samples("ppo-1")
     assert {"step", "prompt", "response", "score", "kl", "ended"} <= samples[0].keys()
     assert any("question number" in line for line in samples[0]["prompt"].splitlines())
+    # Those of each measurement on held-out prompts are kept beside them: here all four that were measured.
+    measured = {step: value for step, name, value in filled.store.metrics("ppo-1") if name == "eval/scores"}
+    heldout = {step: [s["score"] for s in samples if s["step"] == step and s.get("heldout")] for step in measured}
+    assert set(measured) == {0, 2, 3}
+    assert {step: sum(scores) / 4 for step, scores in heldout.items()} == pytest.approx(measured, rel=1e-5)
+    assert {s["step"] for s in samples if not s.get("heldout")} == {0, 1, 2}
     answers = [(user("hello?"), "short"), (user("hello?"), "a much longer answer")]
     assert len(filled.score("reward-1", answers)) == 2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorarlhf.errors import SettingsError
 from lorarlhf.doctor import preset_name
+from lorarlhf.errors import SettingsError
 from lorarlhf.preset import SECTIONS, load_preset, preset_files, preset_for
 
 SHIPPED = sorted((Path(__file__).parent.parent / "presets").glob("*.yaml"))

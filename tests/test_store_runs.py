@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lorarlhf.errors import StoreError
+from lorarlhf.library import free_name
 from lorarlhf.store import Store
 
 
@@ -35,10 +36,29 @@ def test_a_run_from_start_to_end(store: Store) -> None:
     assert (store.run(id).finished, store.run(id).error) == ("", "")
 
 
-def test_ids_count_over_all_stages(store: Store) -> None:
-    ids = [store.start_run(stage, "a", "b", {}, {}) for stage in ("sft", "reward", "ppo", "ppo")]
-    assert ids == ["sft-1", "reward-2", "ppo-3", "ppo-4"]
+def test_a_run_is_called_what_its_adapter_is_called_where_that_name_was_made_up(store: Store) -> None:
+    asked = ["sft-1", "reward-1", "kind", "ppo-2", "ppo-2", "ppo-9", "mine"]
+    ids = [store.start_run(name.split("-")[0] if "-" in name else "ppo", name, "b", {}, {}) for name in asked]
+    # `kind` takes ppo-1; the second ppo-2 was already a run, and goes on counting.
+    assert ids == ["sft-1", "reward-1", "ppo-1", "ppo-2", "ppo-3", "ppo-9", "ppo-10"]
     assert [run.id for run in store.runs()] == ids
+    assert [run.number for run in store.runs()] == [1, 2, 3, 4, 5, 6, 7]
+    assert store.run("ppo-2").called == "ppo-2"
+    assert store.run("ppo-1").called == "kind (run ppo-1)"
+
+
+def test_a_made_up_name_is_new_to_runs_and_adapters_alike(store: Store, tmp_path: Path) -> None:
+    assert free_name(tmp_path, "reward", store.run_names()) == "reward-1"
+    (tmp_path / "reward-4").mkdir()
+    assert free_name(tmp_path, "reward", store.run_names()) == "reward-5"
+    for _ in range(6):
+        store.start_run("sft", "a", "b", {}, {})
+    # As older releases called them: the run by its number, the adapter by another.
+    with store.transaction() as db:
+        db.execute("UPDATE runs SET id = 'reward-6', stage = 'reward', adapter = 'reward-1' WHERE number = 6")
+    name = free_name(tmp_path, "reward", store.run_names())
+    assert name == "reward-7"
+    assert store.start_run("reward", name, "b", {}, {}) == name
 
 
 def test_metrics_come_back_by_step_and_redone_steps_replace(store: Store) -> None:
@@ -64,7 +84,10 @@ def test_samples_and_events(store: Store) -> None:
     store.log_samples(id, 5, [{"prompt": "p", "response": "r", "score": 1.5, "kl": 0.1}, {"prompt": "é"}])
     store.log_samples(id, 5, [{"prompt": "again"}])
     store.log_samples(id, 10, [{"prompt": "q"}])
-    assert store.samples(id) == [{"step": 5, "prompt": "again"}, {"step": 10, "prompt": "q"}]
+    for prompt in ("h", "held out"):
+        store.log_samples(id, 5, [{"prompt": prompt}], heldout=True)
+    held = {"step": 5, "prompt": "held out", "heldout": True}
+    assert store.samples(id) == [{"step": 5, "prompt": "again"}, held, {"step": 10, "prompt": "q"}]
     assert store.samples(id, after_step=5) == [{"step": 10, "prompt": "q"}]
     store.log_event(id, 3, "out of memory, halved the batch")
     store.log_event(id, 2, "resumed")
@@ -74,26 +97,37 @@ def test_samples_and_events(store: Store) -> None:
     ]
 
 
+def test_a_run_is_found_by_its_id_and_else_by_what_it_makes(store: Store) -> None:
+    store.start_run("sft", "manners", "b", {}, {})
+    store.start_run("sft", "manners", "b", {}, {})
+    store.start_run("ppo", "sft-1", "b", {}, {})
+    assert [store.find_run(name).id for name in ("sft-1", "sft-2", "manners", "ppo-1")] == [
+        *("sft-1", "sft-2", "sft-2", "ppo-1")
+    ]
+    with pytest.raises(StoreError, match="no run 'sft-3'; did you mean sft-2"):
+        store.find_run("sft-3")
+
+
 def test_an_unknown_run_names_the_nearest(store: Store) -> None:
     with pytest.raises(StoreError, match="no runs yet"):
         store.run("ppo-1")
     store.start_run("sft", "a", "b", {}, {})
     store.start_run("ppo", "a", "b", {}, {})
     calls = [
-        lambda: store.run("ppo-22"),
-        lambda: store.metrics("ppo-22"),
-        lambda: store.samples("ppo-22"),
-        lambda: store.events("ppo-22"),
-        lambda: store.log_metrics("ppo-22", 1, {"a": 1}),
-        lambda: store.log_samples("ppo-22", 1, []),
-        lambda: store.log_event("ppo-22", 1, "x"),
-        lambda: store.set_status("ppo-22", "done"),
-        lambda: store.finish_run("ppo-22", "done", {}),
+        lambda: store.run("ppo-11"),
+        lambda: store.metrics("ppo-11"),
+        lambda: store.samples("ppo-11"),
+        lambda: store.events("ppo-11"),
+        lambda: store.log_metrics("ppo-11", 1, {"a": 1}),
+        lambda: store.log_samples("ppo-11", 1, []),
+        lambda: store.log_event("ppo-11", 1, "x"),
+        lambda: store.set_status("ppo-11", "done"),
+        lambda: store.finish_run("ppo-11", "done", {}),
     ]
     for call in calls:
-        with pytest.raises(StoreError, match="no run 'ppo-22'; did you mean ppo-2"):
+        with pytest.raises(StoreError, match="no run 'ppo-11'; did you mean ppo-1"):
             call()
-    with pytest.raises(StoreError, match="the newest is ppo-2"):
+    with pytest.raises(StoreError, match="the newest is ppo-1"):
         store.run("zzz")
 
 

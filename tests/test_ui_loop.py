@@ -103,11 +103,11 @@ def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_
             train(page, "SFT", "start-sft", Epochs=0.3)
             until_done(page, "sft-1")
             train(page, "Reward model", "start-reward", Epochs=1)
-            until_done(page, "reward-2")
+            until_done(page, "reward-1")
             train(
                 page, "PPO", "start-ppo", Steps=12, Batch_size=8, Mini_batches=1, Max_new_tokens=32, Checkpoint_every=1
             )
-            until_step(page, "ppo-3", 2)
+            until_step(page, "ppo-1", 2)
             engine = app.engine()
             os.kill(engine.pid, signal.SIGKILL)
             notice = page.locator("#notice")
@@ -115,7 +115,7 @@ def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_
             expect(notice).to_contain_text("started again")
             ready(page)
             page.get_by_role("button", name="Resume the run").click()
-            until_step(page, "ppo-3", 5)
+            until_step(page, "ppo-1", 5)
         # The app dies without a word in mid-run; its engine saves the run and ends, and the next app goes on with it.
         second = app.engine()
         app.end(signal.SIGKILL)
@@ -123,7 +123,7 @@ def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_
     with app, app.page() as page:
         ready(page)
         open_tab(page, "Train")
-        until_done(page, "ppo-3")
+        until_done(page, "ppo-1")
         assert not second.is_running()
         open_tab(page, "Base and adapters")
         page.locator("#adapters").get_by_role("button", name="ppo-1").click()
@@ -137,8 +137,8 @@ def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_
     with Workspace(folder).store() as store:
         runs = {run.id: run for run in store.runs()}
         assert {run.status for run in runs.values()} == {"done"}
-        assert runs["ppo-3"].step == 12
-        assert [step for step, name, _ in store.metrics("ppo-3") if name == "objective/kl"] == list(range(1, 13))
+        assert runs["ppo-1"].step == 12
+        assert [step for step, name, _ in store.metrics("ppo-1") if name == "objective/kl"] == list(range(1, 13))
     with zipfile.ZipFile(tmp_path / "ppo-1.zip") as archive:
         archive.extractall(tmp_path / "out")
     (config,) = (tmp_path / "out").rglob("adapter_config.json")

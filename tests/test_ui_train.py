@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import gradio as gr
 import pytest
@@ -22,10 +22,9 @@ from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.tabs.train import Page
 from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan, work
-from lorarlhf.ui.train.charts import Chart, Line, draw, number, smoothed, thinned, ticks
 from lorarlhf.ui.train.forms import build_form
 from lorarlhf.ui.train.progress import RunNumbers, clock, duration, log, outcome, way, why_not_resumed
-from lorarlhf.ui.train.remarks import remarks
+from lorarlhf.ui.train.queue import Line, Waiting
 from lorarlhf.ui.train.training_view import TrainingView
 from lorarlhf.workspace import Workspace
 
@@ -189,108 +188,18 @@ def test_the_log_tells_the_story_in_order(store):
 def test_what_came_out_is_said_in_a_line(store):
     found = {"eval/accuracy": 0.75, "eval/accuracy_low": 0.57, "eval/accuracy_high": 0.87, "eval/votes": 28.0}
     done = replace(a_run(store, "reward"), status="done", result=found)
-    assert outcome(done) == "Adapter reward-1: right about 75% of 28 held-out votes (95 % interval 57% to 87%)"
+    assert outcome(done) == "Right about 75% of 28 held-out votes (95 % interval 57% to 87%)"
+    assert "held-out votes (95 % interval 57% to 87%: too few votes to tell)" in outcome(
+        replace(done, result={**found, "eval/votes": 19.0})
+    )
+    untrained = replace(done, result={"eval/loss": 0.5, "run/best_step": 0.0})
+    assert outcome(untrained) == (
+        "Held-out loss 0.5, as it was before training: no later step was better on held-out data"
+    )
+    assert outcome(replace(done, result={"eval/loss": 0.5, "run/best_step": 20.0})) == "Held-out loss 0.5"
+    assert outcome(replace(done, result={})) == "Made reward-1"
     assert outcome(replace(done, status="running", result={})) == ""
     assert outcome(replace(done, status="failed", error="no memory")) == "no memory"
-
-
-# -- remarks ----------------------------------------------------------------------------------------------------
-
-
-def steady(value: float, last: float | None = None, steps: int = 20) -> list:
-    """A series that stays at a value, or goes in a line from it to another."""
-    last = value if last is None else last
-    return [(i, value + (last - value) * i / (steps - 1)) for i in range(steps)]
-
-
-HEALTHY = {
-    "objective/kl": steady(0, 8),
-    "objective/entropy": steady(0.4, 0.2),
-    "response/eos_share": steady(0.95),
-    "response/length": steady(30, 35),
-    "objective/scores": steady(-1, 2),
-    "objective/scores_std": steady(1),
-    "policy/clipfrac": steady(0.05),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "series", "words"),
-    [
-        ("objective/kl", steady(0, 18.5), "of the 20 nats at which the run ends"),
-        ("objective/entropy", steady(0.4, 0.05), "becoming all alike"),
-        ("response/eos_share", steady(0.9, 0.6), "come to an end by themselves"),
-        ("response/length", steady(30, 45), "longer than at the start"),
-        ("objective/scores", steady(1, -1), "Reward fell"),
-        ("policy/clipfrac", steady(0.4), "are clipped"),
-    ],
-)
-def test_a_chart_of_ppo_that_goes_wrong_is_put_in_words(store, name, series, words):
-    run = a_run(store, "ppo", kl_budget=20.0)
-    assert remarks(run, HEALTHY) == []
-    (text,) = remarks(run, {**HEALTHY, name: series})
-    assert words in text
-    assert remarks(run, {name: series[-3:]}) == []  # a few batches say nothing
-
-
-def test_rising_losses_and_guesswork_are_put_in_words(store):
-    run = a_run(store, "reward")
-    assert remarks(run, {"loss/reward": steady(1, 0.5), "eval/loss": [(0, 0.7), (20, 0.6)]}) == []
-    assert "The loss rises" in remarks(run, {"loss/reward": steady(0.5, 1)})[0]
-    (text,) = remarks(run, {"eval/loss": [(0, 0.7), (20, 0.5), (40, 0.6)]})
-    assert "best at step 20" in text
-    bounds = {"eval/votes": [(9, 8.0)], "eval/accuracy_low": [(9, 0.4)], "eval/accuracy_high": [(9, 0.8)]}
-    assert remarks(run, bounds) == []  # while it learns that is no news
-    assert "may be guessing" in remarks(replace(run, status="done"), bounds)[0]
-
-
-# -- charts -----------------------------------------------------------------------------------------------------
-
-
-def test_ticks_are_round_and_reach_over_the_data():
-    assert ticks(0, 10) == [0, 2.5, 5, 7.5, 10]
-    assert ticks(-1, 2.3) == [-1, 0, 1, 2, 3]
-    assert ticks(0.12, 0.37) == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    for low, high in ((3, 3), (0, 0), (-7, -7), (1e-9, 2e-9), (0, 1e12)):
-        found = ticks(low, high)
-        assert found[0] <= low
-        assert found[-1] >= high
-        assert 2 <= len(found) <= 7
-
-
-def test_numbers_are_written_shortly():
-    shown = [number(v) for v in (0, 2.1504, -0.85432, 27.03, 1234.6, 0.00002, 1e6)]
-    assert shown == ["0", "2.15", "−0.854", "27", "1235", "2.0e-05".replace("-", "−"), "1.0e+06"]
-    assert [number(v, True) for v in (0, 0.005, 0.755, 1)] == ["0 %", "0.5 %", "76 %", "100 %"]
-
-
-def test_smoothing_and_thinning():
-    assert smoothed([(0, 2.0), (1, 2.0), (2, 2.0)]) == [(0, 2.0), (1, 2.0), (2, 2.0)]
-    assert smoothed([(0, 0.0), (1, 3.0)], inertia=0.5)[1] == (1, 2.0)  # (0.5 * 0 + 3) / (0.5 + 1)
-    points = [(i, float(i)) for i in range(10_001)]
-    assert len(thinned(points, 100)) <= 101
-    assert thinned(points, 100)[-1] == points[-1]
-    assert thinned(points[:50], 100) == points[:50]
-
-
-def test_a_chart_is_well_formed_stays_in_its_box_and_is_told_in_words():
-    lines = [
-        Line(HOSTILE, [(i, math.sin(i)) for i in range(50)], smooth=True),
-        Line("held-out", [(0, 0.5), (10, math.nan), (40, 0.25)], "heldout"),
-        Line("nothing", []),
-    ]
-    figure = ElementTree.fromstring(draw(Chart("Loss", lines, last_x=100, help=HOSTILE)))
-    title = figure.find("svg/title")
-    assert "held-out 0.25" in title.text
-    assert "nothing" not in title.text
-    assert not figure.findall(".//img")
-    drawn = figure.findall("svg/path[@class='main']")
-    (path,) = (p.get("d") for p in drawn)
-    xs = [float(pair.split(",")[0]) for pair in path[1:].split("L")]
-    assert 40 <= min(xs) < max(xs) <= 40 + (340 - 48) * 0.5  # half of the steps, half of the box
-    assert len(figure.findall("svg/g/circle")) == 2
-    empty = ElementTree.fromstring(draw(Chart("Loss", [], last_x=0)))
-    assert "nothing measured yet" in empty.find("svg/text").text
 
 
 # -- pages ------------------------------------------------------------------------------------------------------
@@ -307,6 +216,10 @@ def test_what_people_and_models_write_is_escaped(store):
         run_html.step_html(HOSTILE, HOSTILE, HOSTILE),
         run_html.problem_html(HOSTILE),
         run_html.plan_html(HOSTILE, possible=True),
+        run_html.numbers_html([run], [{HOSTILE: [(0, 1.0)]}]),
+        run_html.settings_html([replace(run, settings={"targets": HOSTILE})]),
+        run_html.queue_html(Line((Waiting("sft", {}, HOSTILE),), stopped=HOSTILE)),
+        run_html.bell_html([replace(run, finished="2026")]),
     ]
     for page in pages:
         assert "<img" not in page
@@ -320,6 +233,11 @@ def test_samples_stand_newest_step_first():
     assert "p40" in table
     assert "p35" not in table  # twelve steps
     assert "cut off" not in table
+    heldout = {"step": 95, "prompt": "q", "response": "r", "score": 0.5, "kl": 1.0, "heldout": True}
+    table = run_html.samples_html([*samples, heldout])
+    # Drawn after step 95; those of training stand under 96, the step they were drawn in.
+    titles = re.findall(r"Step \d+ · [a-z -]+", table)
+    assert titles[:3] == ["Step 96 · training", "Step 95 · held-out prompts", "Step 91 · training"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -355,7 +273,12 @@ def test_a_wrong_value_is_one_line_that_names_its_field(desk):
 def test_a_page_is_sent_what_changed_and_nothing_else(desk):
     with gr.Blocks():
         page = Page(desk)
-    filled = {page.seen: {}, page.chosen: "", **{field: field.value for field in page.planning}}
+    filled = {
+        page.seen: {},
+        page.chosen: "",
+        page.compared: ((), False),
+        **{field: field.value for field in page.planning},
+    }
 
     def look():
         found = page.look(filled)
@@ -369,18 +292,26 @@ def test_a_page_is_sent_what_changed_and_nothing_else(desk):
     desk.store.add_demonstrations(Demonstration(user(f"{i}?"), "yes") for i in range(12))
     sent = look()
     assert "You have 12 demonstrations: train SFT" in sent[page.step]
-    assert page.run.charts not in sent
+    assert not sent.get(page.run.charts)
     run = desk.store.start_run("sft", "sft-1", "starter", {}, {})
     assert "at work in another process" in look()[page.step]
     desk.store.log_metrics(run, 1, {"loss/sft": 1.5})
     sent = look()
-    assert "training <b>1.5</b>" in sent[page.run.charts]
+    assert json.loads(sent[page.run.charts])["charts"][0]["lines"][0]["points"] == [[1, 1.5]]
     assert page.step not in sent
     desk.store.finish_run(run, "done", {})
     later = desk.store.start_run("reward", "reward-1", "starter", {}, {})
     assert f"<h3>{later}" in look()[page.run.head]
     filled[page.chosen] = run
     assert f"<h3>{run}" in look()[page.run.head]
+    # Another run is laid over it, and all metrics are asked for.
+    filled[page.compared] = ((later,), True)
+    sent = look()
+    drawn = json.loads(sent[page.run.charts])
+    assert [one["id"] for one in drawn["runs"]] == [run, later]
+    assert "stage" in sent[page.run.settings]
+    assert page.run.head not in sent
+    assert page.numbers_csv({"runs": [run]}).splitlines() == ["run,step,loss/sft", "sft-1,1,1.5"]
 
 
 def test_a_start_that_cannot_be_is_one_line_and_changes_nothing(desk):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         page.wait_for_selector(f"{HEAD} .pill.running", timeout=LONG)
         assert page.locator("#form-column .problem").count() == 0
         wait_for_step(page, 3)
-        assert "sft-1 is at work" in page.inner_text("#next-text")
+        assert "manners (run sft-1) is at work" in page.inner_text("#next-text")
         assert "left" in page.inner_text(f"{HEAD} .way")
         assert page.locator("#start-sft").is_disabled()
         assert page.locator("#run-charts figure:has-text('Loss') path.main").count() > 0
@@ -76,7 +77,7 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         before = step(page)
         page.reload()
         opened(page)
-        page.wait_for_selector(f"{HEAD} h3:has-text('sft-1')")
+        page.wait_for_selector(f"{HEAD} h3:has-text('manners run sft-1')")
         wait_for_step(page, before)
         phone = page.context.browser.new_page(viewport={"width": 390, "height": 844})
         phone.goto(app.url)
@@ -89,6 +90,10 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         for one in (page, phone):
             one.wait_for_selector(f"{HEAD} .pill.paused", timeout=LONG)
             one.wait_for_selector("#next-do:has-text('Resume it')")
+        # Where there is room for one column, what one does stands before what one sees.
+        tops = [phone.locator(f"#{name}").bounding_box()["y"] for name in ("next-step", "start-sft", "run-head")]
+        assert tops == sorted(tops)
+        assert tops[-1] < phone.locator("#run-charts").bounding_box()["y"]
         phone.close()
         stopped = step(page)
         assert 3 <= stopped < 180
@@ -97,8 +102,8 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         # Resumed from the list, it goes on to its end.
         page.locator("#runs button[data-do=resume]").click()
         page.wait_for_selector(f"{HEAD} .pill.done", timeout=LONG)
-        assert "Adapter manners: held-out loss" in page.inner_text(f"{HEAD} .outcome")
-        page.wait_for_selector("#runs .said:has-text('Adapter manners')")
+        assert "Held-out loss" in page.inner_text(f"{HEAD} .outcome")
+        page.wait_for_selector("#runs .said:has-text('Held-out loss')")
         assert page.locator("#run-log li:has-text('kept the adapter')").count() == 1
         page.wait_for_selector("#next-text:has-text('No votes yet: rate 50 answers')")
         page.wait_for_selector("#start-sft:enabled")
@@ -112,3 +117,56 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         assert page.locator("#start-reward").is_disabled()
         page.click("#next-do")
         page.wait_for_selector("[role=tab][aria-selected=true]:has-text('Rate')")
+
+
+def queued(page, name: str, rank: int) -> None:
+    field(page, "Name of the new adapter").fill(name)
+    field(page, "Rank").fill(str(rank))
+    field(page, "Epochs").fill("0.3")
+    page.locator("#queue-sft").click()
+
+
+def test_stages_queue_up_and_their_runs_are_compared_and_saved(app, tmp_path):
+    with app.page() as page:
+        opened(page)
+        # The first starts at once; the others wait, can be seen and taken out, and follow by themselves.
+        queued(page, "narrow", 4)
+        page.wait_for_selector("#runs li:has-text('narrow')", timeout=LONG)
+        queued(page, "wide", 8)
+        queued(page, "mistake", 2)
+        waiting = page.locator("#queue li")
+        page.wait_for_selector("#queue li:has-text('mistake')")
+        page.locator("#queue li:has-text('mistake') button").click()
+        page.wait_for_selector("#queue li:has-text('mistake')", state="detached")
+        page.wait_for_selector("#runs li:has-text('wide') .pill.done", timeout=LONG)
+        assert waiting.count() == 0
+        assert page.locator("#runs li:has-text('narrow') .pill.done").count() == 1
+        assert page.locator("#notice:visible").count() == 1
+        assert page.inner_text("#notice-text") == "wide is done"
+
+        # Both over each other, with the one setting in which they differ.
+        page.locator("#runs button.name:has-text('wide')").click()
+        page.wait_for_selector(f"{HEAD} h3:has-text('wide')")
+        page.locator("#run-charts .compare button:has-text('narrow')").click()
+        loss = page.locator("#run-charts figure:has-text('Loss')").first
+        loss.locator("path.run1").first.wait_for()
+        assert "narrow" in loss.locator("figcaption").inner_text()
+        page.get_by_role("button", name="Settings that differ").click()
+        page.wait_for_selector(".run-table tbody th:has-text('rank')")
+        assert page.locator(".run-table:visible tbody tr").all_inner_texts() == ["rank\t8\t4"]
+        page.locator("#run-charts .all").check()
+        page.wait_for_selector("#run-charts figure:has-text('grad_norm/sft')")
+
+        # Saved, the table has the very numbers of the rows.
+        for kind in ("csv", "png"):
+            with page.expect_download() as saved:
+                page.locator(f"#run-charts [data-save={kind}]").click()
+            saved.value.save_as(tmp_path / kind)
+        with Workspace(app.workspace).store() as store:
+            runs = {run.adapter: run.id for run in store.runs()}
+            (first, *_) = [value for _, name, value in store.metrics(runs["narrow"]) if name == "loss/sft"]
+        rows = list(csv.DictReader((tmp_path / "csv").open()))
+        assert {row["run"] for row in rows} == {runs["wide"], runs["narrow"]}
+        (row,) = [row for row in rows if (row["run"], row["step"]) == (runs["narrow"], "1")]
+        assert float(row["loss/sft"]) == first
+        assert (tmp_path / "png").read_bytes()[1:4] == b"PNG"

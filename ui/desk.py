@@ -82,6 +82,8 @@ class Desk:
         self._open_run = ""
         self._stopped: Job | None = None
         """The run the person asked to stop; the next app shall not go on with it."""
+        self.watchers: list[Callable[[], None]] = []
+        """Called again and again, once no run of the last app waits to be gone on with any more."""
         self._switching = threading.Lock()
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="engine watch")
@@ -194,8 +196,11 @@ class Desk:
         return self._run(lambda: self.engine.train(stage, settings, name))
 
     def resume(self, run: str) -> Job:
-        """Go on with a run."""
-        return self._run(lambda: self.engine.resume(run))
+        """Go on with a run; what was offered about it is settled by that."""
+        job = self._run(lambda: self.engine.resume(run))
+        for old in [old for old in self.notices if old.run == run]:
+            self.notices.remove(old)
+        return job
 
     def try_resume(self, run: str) -> bool:
         """Go on with a run, or give notice why that cannot be; tell which."""
@@ -222,6 +227,12 @@ class Desk:
         """Make a stage's settings out of this base's defaults and a form."""
         return STAGES[stage].parse({**self.defaults(stage), **values}, f"train {stage}")
 
+    def tell(self, notice: Notice) -> None:
+        """Give notice; good news takes the place of older good news, so that a night's runs do not pile up."""
+        for old in [old for old in self.notices if notice.good and old.good]:
+            self.notices.remove(old)
+        self.notices.append(notice)
+
     def _run(self, start: Callable[[], Job]) -> Job:
         with self._switching:
             if self.run_job and not self.run_job.done:
@@ -238,9 +249,14 @@ class Desk:
         self._open_run = ""
         self.store.set_meta(OPEN_RUN, "")
         if error is None:
-            self.notices.append(Notice(f"{job.progress.run or 'The run'} is done", good=True))
+            self.tell(Notice(f"{job.result()['adapter']} is done", good=True))
         elif not isinstance(error, (RunPaused, EngineDied)):  # of a death the watcher speaks
             self.notices.append(Notice(str(error)))
+
+    @property
+    def given_up(self) -> bool:
+        """Tell whether the engine died too often to be started again unasked."""
+        return not self.engine.alive and len(self._deaths) >= MOST_DEATHS
 
     # -- watching ---------------------------------------------------------------------------------------------
 
@@ -263,7 +279,8 @@ class Desk:
         words = {"generate": "answering", "train": "training", "resume": "training", "load": "loading"}
         text = words.get(job.kind, job.kind)
         if now.run:
-            text = f"training {now.run}" + (f", step {now.step} of {now.total}" if now.total else "")
+            text = f"training {self.store.run(now.run).called}"
+            text += f", step {now.step} of {now.total}" if now.total else ""
         return Status("working", text, share)
 
     def revive(self) -> None:
@@ -285,6 +302,8 @@ class Desk:
                 left = left if self._wait_for(left, since) else ""
             else:
                 self._remember_run()
+                for look in self.watchers:
+                    look()
             if self.fingerprint and time.monotonic() > described + DESCRIBE_SECONDS:
                 described = time.monotonic()
                 self.engine.describe().future.add_done_callback(self._described)
@@ -332,5 +351,5 @@ class Desk:
         if status == "running" and time.monotonic() < since + HANDOVER_SECONDS:
             return True
         if status in ("running", "paused", "interrupted") and self.try_resume(run):
-            self.notices.append(Notice(f"The app ended while {run} was at work; it goes on.", good=True))
+            self.tell(Notice(f"The app ended while {run} was at work; it goes on.", good=True))
         return False

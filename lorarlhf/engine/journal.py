@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+from lorarlhf.engine.tracking import Tracker
 from lorarlhf.store import Store
 from lorarlhf.train.common import Studio
 from lorarlhf.train.loop import Metrics
@@ -23,6 +24,16 @@ class StoreJournal:
 
     def __init__(self, store: Store, run: str, studio: Studio, watch: Watch | None = None) -> None:
         self.store, self.run, self.studio, self.watch = store, run, studio, watch
+        self.tracker: Tracker | None = None
+
+    def track(self, tracker: Tracker) -> None:
+        """Send what is measured from now on to a tracker as well."""
+        self.tracker = tracker
+
+    def close(self) -> None:
+        """Let go of the tracker."""
+        if self.tracker:
+            self.tracker.finish()
 
     @property
     def _writes(self) -> bool:
@@ -32,6 +43,8 @@ class StoreJournal:
         """Record numbers of a step."""
         if self._writes:
             self.store.log_metrics(self.run, step, metrics)
+            if self.tracker and (problem := self.tracker.log(step, metrics)):
+                self.event(step, problem)
 
     def event(self, step: int, text: str) -> None:
         """Record that something happened, in words."""
@@ -45,23 +58,25 @@ class StoreJournal:
 
     def samples(self, step: int, rollout: Rollout) -> None:
         """Record the first answers of a rollout with their score and KL."""
-        if not self._writes:
-            return
-        chosen = list(range(min(SAMPLES, len(rollout.rows))))
-        self.store.log_samples(
-            self.run,
-            step,
-            [
-                {
-                    "prompt": readable(self.studio.base.tokenizer, rollout.rows[i].prompt),
-                    "response": rollout.completions[i].text,
-                    "ended": rollout.completions[i].ended,
-                    "score": float(rollout.scores_B[i]),
-                    "kl": float(rollout.kl_B[i]),
-                }
-                for i in chosen
-            ],
-        )
+        if self._writes:
+            self.store.log_samples(self.run, step, self._answers(rollout))
+
+    def heldout(self, step: int, answers: Rollout) -> None:
+        """Record the first answers to held-out prompts, the same prompts each time."""
+        if self._writes:
+            self.store.log_samples(self.run, step, self._answers(answers), heldout=True)
+
+    def _answers(self, rollout: Rollout) -> list[dict[str, Any]]:
+        return [
+            {
+                "prompt": readable(self.studio.base.tokenizer, rollout.rows[i].prompt),
+                "response": rollout.completions[i].text,
+                "ended": rollout.completions[i].ended,
+                "score": float(rollout.scores_B[i]),
+                "kl": float(rollout.kl_B[i]),
+            }
+            for i in range(min(SAMPLES, len(rollout.rows)))
+        ]
 
 
 def readable(tokenizer: Any, tokens: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.journal import StoreJournal, Watch
 from lorarlhf.engine.stages import build_stage
+from lorarlhf.engine.tracking import Tracker, check_tracker
 from lorarlhf.errors import LoraRlhfError, RunPaused, TrainingError
 from lorarlhf.library import BARE, check_new_name, free_name, newest
 from lorarlhf.settings import STAGES, OptimSettings, Settings
@@ -97,7 +98,8 @@ def resume(engine: Engine, run: str, watch: Watch | None = None, paused: Paused 
 def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Request:
     """Resolve names and data; raise before anything is recorded."""
     folder = engine.workspace.adapters_dir
-    adapter = name or free_name(folder, stage)
+    check_tracker(getattr(settings, "track", "none"))
+    adapter = name or free_name(folder, stage, engine.store.run_names())
     check_new_name(folder, adapter)
     parents = {role: _parent(engine, getattr(settings, role), default) for role, default in PARENTS[stage].items()}
     if parents.get("reward") == BARE:
@@ -134,10 +136,14 @@ def _drive(
     folder = engine.workspace.runs_dir / run
     loop = Loop(stage, journal, team, folder, settings.checkpoint_every, paused)
     try:
+        if team.is_main:
+            journal.track(Tracker(settings.track, run, settings.model_dump(mode="json"), engine.workspace.path))
         if resuming:
             loop.restore()
             _mark(engine, run, "running")
         metrics = loop.run()
+        if loop.best.adapter:
+            metrics["run/best_step"] = float(loop.best.step)
         if team.is_main:
             card = _card(engine, run, request, metrics)
             engine.bank.save(stage.trained, engine.workspace.adapters_dir / request.adapter, card)
@@ -155,6 +161,7 @@ def _drive(
             engine.store.finish_run(run, "interrupted", {}, f"{type(error).__name__}: {error}")
         raise
     finally:
+        journal.close()
         if team.is_main:
             engine.store.release(run)
     return {"run": run, "adapter": request.adapter, "metrics": metrics}

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from lorarlhf.errors import StoreError
-from lorarlhf.store.runs import Runs
+from lorarlhf.store.runs import RunRow, Runs
 from lorarlhf.store.votes import Votes
 
 OWNERS = "run owners"
@@ -53,6 +53,11 @@ class OwnedRuns(Votes, Runs):
             for row in self.runs():
                 if row.status == "running" and row.id not in living:
                     self.finish_run(row.id, "interrupted", {}, "its engine ended without warning")
+
+    def at_work(self) -> list[RunRow]:
+        """List the running runs whose process lives, oldest first."""
+        owners = self.get_meta(OWNERS, {})
+        return [row for row in self.runs() if row.status == "running" and row.id in owners and _lives(owners[row.id])]
 
 
 def _lives(owner: list[Any]) -> bool:

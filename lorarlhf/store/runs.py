@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,10 @@ from lorarlhf.errors import StoreError
 from lorarlhf.store.codec import dump
 from lorarlhf.store.database import Database
 from lorarlhf.store.migrations import now
+from lorarlhf.types import next_name
+
+HELDOUT = 1_000_000
+"""Position from which on the samples of a step are answers to held-out prompts."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,9 @@ class RunRow:
     """One run as it stands. Times are UTC, ISO 8601."""
 
     id: str
-    """Stage and a number counted over all runs: `ppo-3`; a higher number is a later run."""
+    """The name of the adapter where that was made up, `ppo-3`; else the next such name that is free."""
     number: int
+    """Counted over all runs: a higher one is a later run."""
     stage: str
     status: str
     """`running`, `paused`, `done`, `failed`, … : the engine's words."""
@@ -38,6 +44,11 @@ class RunRow:
     """Latest step that has metrics."""
     result: dict[str, Any]
     error: str
+
+    @property
+    def called(self) -> str:
+        """What a person knows it by: the adapter it makes, with the run's id where that is another."""
+        return self.adapter if self.adapter == self.id else f"{self.adapter} (run {self.id})"
 
 
 class Event(NamedTuple):
@@ -56,16 +67,20 @@ class Runs(Database):
     ) -> str:
         """Record a run that starts now, as `running`; return its id."""
         with self.transaction() as db:
-            # AUTOINCREMENT keeps the highest number ever given, so an id never comes back.
-            last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'runs'").fetchone()
-            number = (last["seq"] if last else 0) + 1
-            id, time = f"{stage}-{number}", now()
+            known = self.run_names()
+            taken = {row["id"] for row in db.execute("SELECT id FROM runs")}
+            made_up = re.fullmatch(rf"{stage}-[1-9]\d*", adapter) and adapter not in taken
+            id, time = adapter if made_up else next_name(stage, known), now()
             db.execute(
-                """INSERT INTO runs (number, id, stage, status, adapter, base, settings, parents, created, updated)
-                VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?)""",
-                (number, id, stage, adapter, base, dump(settings), dump(parents), time, time),
+                """INSERT INTO runs (id, stage, status, adapter, base, settings, parents, created, updated)
+                VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?)""",
+                (id, stage, adapter, base, dump(settings), dump(parents), time, time),
             )
         return id
+
+    def run_names(self) -> set[str]:
+        """Give the ids of all runs and the names of what they make or made: none of them shall come again."""
+        return {name for row in self.query("SELECT id, adapter FROM runs") for name in (row["id"], row["adapter"])}
 
     def set_status(self, run_id: str, status: str) -> None:
         """Change a run's status; a run that goes on is no longer finished."""
@@ -85,12 +100,19 @@ class Runs(Database):
             self._update(run_id, "step = max(step, ?)", (step,))
             db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", rows)
 
-    def log_samples(self, run_id: str, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Record the sample answers of a step, in place of those recorded for that step before."""
-        rows = [(run_id, step, position, dump(sample)) for position, sample in enumerate(samples)]
+    def log_samples(
+        self, run_id: str, step: int, samples: Iterable[Mapping[str, Any]], *, heldout: bool = False
+    ) -> None:
+        """Record the sample answers of a step, in place of those recorded for that step before.
+
+        Those to `heldout` prompts are kept beside those of training, after them, and say so.
+        """
+        first, mark = (HELDOUT, {"heldout": True}) if heldout else (0, {})
+        rows = [(run_id, step, first + i, dump({**sample, **mark})) for i, sample in enumerate(samples)]
         with self.transaction(durable=False) as db:
             self._update(run_id)
-            db.execute("DELETE FROM samples WHERE run = ? AND step = ?", (run_id, step))
+            sql = "DELETE FROM samples WHERE run = ? AND step = ? AND (position >= ?) = ?"
+            db.execute(sql, (run_id, step, HELDOUT, heldout))
             db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?)", rows)
 
     def log_event(self, run_id: str, step: int, text: str) -> None:
@@ -105,6 +127,12 @@ class Runs(Database):
         if not rows:
             raise self._unknown(run_id)
         return _run_row(dict(rows[0]))
+
+    def find_run(self, name: str) -> RunRow:
+        """Read a run by its id or, where no run has that, by the adapter it makes: then the newest one."""
+        sql = "SELECT id FROM runs WHERE id = ? OR adapter = ? ORDER BY id = ? DESC, number DESC LIMIT 1"
+        rows = self.query(sql, (name, name, name))
+        return self.run(rows[0]["id"] if rows else name)
 
     def runs(self) -> list[RunRow]:
         """List all runs, oldest first."""

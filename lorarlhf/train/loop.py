@@ -19,6 +19,7 @@ from lorarlhf.errors import RunPaused, TrainingError
 from lorarlhf.hardware import release_memory
 from lorarlhf.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lorarlhf.train.common import prefixed, under
+from lorarlhf.train.rollout import Rollout
 from lorarlhf.train.team import Team
 
 Metrics = dict[str, float]
@@ -30,6 +31,8 @@ class Evaluation(NamedTuple):
     metrics: Metrics
     quality: float
     """What the best adapter is chosen by; higher is better."""
+    answers: Rollout | None = None
+    """What was drawn to measure it, if anything was."""
 
 
 class StageDone(Exception):  # noqa: N818 - not an error: the stage has reached its end early
@@ -88,6 +91,9 @@ class Journal(Protocol):
     def progress(self, step: int, total: int, metrics: Metrics) -> None:
         """Show how far the run is."""
 
+    def heldout(self, step: int, answers: Rollout) -> None:
+        """Record answers to held-out prompts."""
+
 
 @dataclass
 class Best:
@@ -129,12 +135,10 @@ class Loop:
             self.journal.event(self.next_step, str(done))
         if self.best.adapter:
             self.stage.load_adapter(self.best.adapter)
-            self.journal.event(
-                self.next_step, f"kept the adapter of step {self.best.step}, the best on held-out prompts"
-            )
-        metrics = self.stage.finish()
-        self.journal.metrics(self.next_step, metrics)
-        return metrics
+            kept = "before training, because no later step was better" if self.best.step == 0 else "the best"
+            self.journal.event(self.next_step, f"kept the adapter of step {self.best.step}, {kept} on held-out prompts")
+        # Not a measurement of the last step, so no row: it is the run's result.
+        return self.stage.finish()
 
     def _one_step(self) -> None:
         index, began = self.next_step, time.perf_counter()
@@ -160,6 +164,8 @@ class Loop:
         if evaluation is None:
             return {}
         self.journal.metrics(step, evaluation.metrics)
+        if evaluation.answers is not None:
+            self.journal.heldout(step, evaluation.answers)
         if evaluation.quality > self.best.quality:
             adapter = {key: value.detach().cpu().clone() for key, value in self.stage.adapter().items()}
             self.best = Best(evaluation.quality, step, adapter)

@@ -193,6 +193,7 @@ class PPOStage:
             "objective/kl": kl,
             "objective/scores": score,
             "objective/scores_std": float(rollout.scores_B.std(unbiased=False)),
+            "objective/scores_min": float(rollout.scores_B.min()),
             "objective/non_score_reward": -coef * kl,
             "objective/rlhf_reward": score - coef * kl,
             "objective/kl_coef": coef,
@@ -223,7 +224,7 @@ class PPOStage:
         ended = sum(c.ended for c in rollout.completions) / len(rollout.completions)
         length = float(rollout.response_mask_BR.sum(1).float().mean())
         metrics = {"eval/scores": score, "eval/kl": kl, "eval/length": length, "eval/eos_share": ended}
-        return Evaluation(metrics, quality)
+        return Evaluation(metrics, quality, rollout)
 
     def finish(self) -> Metrics:
         """Measure the chosen policy once more."""

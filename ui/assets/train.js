@@ -1,4 +1,4 @@
-// The list of runs: one listener for all its buttons, and the focus stays on the one that was pressed.
+// A list with buttons, of runs or of what waits: one listener for all of them, and the focus stays on the one pressed.
 let pressed = null;
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-do]");
@@ -8,6 +8,7 @@ element.addEventListener("click", (event) => {
 });
 watch("value", () => {
   if (!pressed || document.activeElement !== document.body) return;
-  element.querySelector(`button[data-do="show"][data-run="${pressed.run}"]`)?.focus();
+  const again = `button[data-do="${pressed.do === "unqueue" ? "unqueue" : "show"}"][data-run="${pressed.run}"]`;
+  element.querySelector(again)?.focus();
   pressed = null;
 });

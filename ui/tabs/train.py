@@ -6,25 +6,31 @@ Everything shown is read from the store's rows; a page only remembers which run 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lorarlhf.errors import LoraRlhfError
-from lorarlhf.library import free_name
+from lorarlhf.library import SavedAdapter, free_name
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.live import asset, plain
 from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import ROLES, Standing, choices, missing, next_step, plan
+from lorarlhf.ui.train.charts import as_json, overlaid
+from lorarlhf.ui.train.comparing import numbers_csv as as_csv
 from lorarlhf.ui.train.forms import Form, build_form, defaults
-from lorarlhf.ui.train.progress import STAGE_NAMES, log
+from lorarlhf.ui.train.progress import STAGE_NAMES, all_charts, charts, log
 from lorarlhf.ui.train.training_view import TrainingView
 
-ASSETS = Path(__file__).parent.parent / "assets"
-PRESSED = (ASSETS / "train.js").read_text(encoding="utf-8")
-"""Tells which button of the list of runs was pressed."""
+PRESSED = asset("train.js")
+"""Tells which button of a list was pressed."""
+CHARTS = asset("charts_draw.js") + asset("charts.js")
+MOST_COMPARED = 5
+"""Runs beside the one that is shown: there are no more colours anybody can tell apart."""
+MOST_OFFERED = 12
 LOOK_SECONDS, IDLE_SECONDS = 1.0, 4.0
 """How often a page looks while a run is at work, and while none is: another page or a terminal may start one."""
 PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens")
@@ -42,6 +48,7 @@ Updates = dict[Any, Any]
 """Component → what becomes of it; others stay as they are."""
 Group = tuple[Any, Callable[[], Updates]]
 """What some components depend on, and how to make them new when that changed."""
+Groups = dict[str, Group]
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class StagePart:
     form: Form
     plan: gr.HTML
     start: gr.Button
+    queue: gr.Button
     problem: gr.HTML
 
 
@@ -63,6 +71,10 @@ class RunPart:
     charts: gr.HTML
     samples_fold: gr.Accordion
     samples: gr.HTML
+    settings_fold: gr.Accordion
+    settings: gr.HTML
+    numbers_fold: gr.Accordion
+    numbers: gr.HTML
     log_fold: gr.Accordion
     log: gr.HTML
 
@@ -80,17 +92,25 @@ class Page:
         self.built_for = desk.load_settings.base
         self.fast, self.slow = gr.Timer(LOOK_SECONDS, active=False), gr.Timer(IDLE_SECONDS)
         self.seen, self.chosen, self.offer = gr.State({}), gr.State(""), gr.State(("", ""))
+        self.compared = gr.State(((), False))
+        """Runs laid over the one that is shown, and whether all metrics are wanted."""
         with gr.Row(elem_id="next-step", equal_height=True):
             self.step = gr.HTML(elem_id="next-text", scale=1, min_width=240)
             self.do = gr.Button("Next", variant="primary", visible=False, min_width=190, scale=0, elem_id="next-do")
         self.step_problem = gr.HTML(elem_classes="problem-line")
         with gr.Row(elem_id="train-columns"):
-            with gr.Column(scale=3, min_width=320, elem_id="run-column"):
-                self.run = _run_part()
-            with gr.Column(scale=2, min_width=320, elem_id="form-column"):
+            with gr.Column(min_width=300, elem_id="form-column"):
                 with gr.Tabs(elem_id="stages") as self.tabs:
                     self.stages = {stage: _stage_part(desk, stage) for stage in STAGE_NAMES}
-                gr.HTML("<h3>All runs</h3>", elem_classes="title")
+                self.queue = gr.HTML(elem_id="queue", apply_default_css=False, js_on_load=PRESSED)
+            with gr.Column(min_width=300, elem_id="run-column"):
+                self.run = _run_part(self.numbers_csv)
+            with gr.Column(min_width=300, elem_id="runs-column"):
+                with gr.Row(elem_classes="title"):
+                    gr.HTML("<h3>All runs</h3>", min_width=100)
+                    self.bell = gr.HTML(
+                        elem_id="bell", js_on_load=asset("bell.js"), apply_default_css=False, min_width=190
+                    )
                 self.runs_problem = gr.HTML(elem_classes="problem-line")
                 self.runs = gr.HTML(elem_id="runs", apply_default_css=False, js_on_load=PRESSED)
         forms = [part.form for part in self.stages.values()]
@@ -102,7 +122,8 @@ class Page:
 
     def wire(self, tab: gr.Tab) -> None:
         """Connect events to what they do."""
-        look: dict[str, Any] = {"inputs": {self.seen, self.chosen, *self.planning}, "outputs": self._outputs(), **QUIET}
+        asked = {self.seen, self.chosen, self.compared, *self.planning}
+        look: dict[str, Any] = {"inputs": asked, "outputs": self._outputs(), **QUIET}
         gr.on([self.fast.tick, self.slow.tick], self.look, **look)
         gr.on([tab.select, *(field.change for field in self.planning)], self.look, trigger_mode="always_last", **look)
         act: dict[str, Any] = {"outputs": {*self.problems, self.chosen}, "show_progress": "hidden"}
@@ -110,11 +131,14 @@ class Page:
         for stage, part in self.stages.items():
             filled = {part.form.name, *part.form.fields.values(), self.chosen}
             part.start.click(self._starter(stage, part.problem), filled, **act).then(self.look, **look)
+            part.queue.click(self._enqueuer(stage, part.problem), filled, **act).then(self.look, **look)
         self.do.click(None, js=GO_THERE, **QUIET)
         offered = {*self.fields, self.offer, self.chosen}
         self.do.click(self._do_next, offered, **act).then(self.look, **look)
         self.run.stop.click(lambda: self.desk.stop_run(), **QUIET).then(self.look, **look)
-        self.runs.click(self._press, **act).then(self.look, **look)
+        for listing in (self.runs, self.queue):
+            listing.click(self._press, self.chosen, **act).then(self.look, **look)
+        self.run.charts.click(self._compare, None, self.compared, **QUIET).then(self.look, **look)
 
     def _starter(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
         return lambda filled: self._attempt(lambda: self._start(stage, filled), problem)
@@ -128,11 +152,32 @@ class Page:
             return self._attempt(lambda: self._start(do, filled), self.step_problem)
         return {self.step_problem: ""}
 
-    def _press(self, event: gr.EventData) -> Updates:
-        """Show a run of the list, or go on with it."""
-        run = str(event.run)
-        action = (lambda: self.view.resume(run)) if event.do == "resume" else (lambda: None)
-        return self._attempt(action, self.runs_problem) | {self.chosen: run}
+    def _enqueuer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
+        form = self.stages[stage].form
+
+        def enqueue(filled: Mapping[Any, Any]) -> Updates:
+            settings, name = (lambda: form.settings(self.desk, filled)), filled[form.name] or ""
+            return self._attempt(lambda: self.view.queue.add(stage, settings(), name), problem)
+
+        return enqueue
+
+    def _press(self, chosen: str, event: gr.EventData) -> Updates:
+        """Show a run of the list, or go on with it; or change what waits in the queue."""
+        run, queue = str(event.run), self.view.queue
+        if event.do in ("unqueue", "go-on"):
+            action = queue.go_on if event.do == "go-on" else (lambda: queue.remove(int(run)))
+            return self._attempt(action, self.runs_problem) | {self.chosen: chosen}
+        resume = (lambda: self.view.resume(run)) if event.do == "resume" else (lambda: None)
+        return self._attempt(resume, self.runs_problem) | {self.chosen: run}
+
+    def _compare(self, event: gr.EventData) -> Any:
+        """Take which runs the person wants in the charts, and whether all metrics."""
+        return tuple(str(run) for run in event.runs)[:MOST_COMPARED], bool(event.all)
+
+    def numbers_csv(self, payload: Mapping[str, Any]) -> str:
+        """Write the numbers of runs as CSV, for the browser to save."""
+        wanted = [str(run) for run in payload["runs"]]
+        return as_csv({run.id: self.view.numbers.of(run) for run in self.view.runs() if run.id in wanted})
 
     def _start(self, stage: str, filled: Mapping[Any, Any]) -> None:
         form = self.stages[stage].form
@@ -152,7 +197,9 @@ class Page:
         """Bring the page up to date: only what changed since it last looked is sent."""
         runs = self.view.runs()
         now, run = self.view.standing(runs), _shown(runs, filled[self.chosen])
-        groups = self._groups(now, runs, run, filled)
+        others, everything = filled[self.compared]
+        beside = [other for other in runs if run and other.id in others and other.id != run.id]
+        groups = self._groups(now, runs, run, filled) | self._charts(runs, run, beside, everything)
         seen = {"base": self.built_for, **filled[self.seen]}
         stale = [name for name, (stamp, _) in groups.items() if name not in seen or seen[name] != stamp]
         if not stale:
@@ -164,11 +211,9 @@ class Page:
             updates[self.tabs] = gr.Tabs(selected=do)
         return updates
 
-    def _groups(
-        self, now: Standing, runs: list[RunRow], run: RunRow | None, filled: Mapping[Any, Any]
-    ) -> dict[str, Group]:
+    def _groups(self, now: Standing, runs: list[RunRow], run: RunRow | None, filled: Mapping[Any, Any]) -> Groups:
         standing = str((now.stamp(), [(r.id, r.status) for r in runs]))
-        groups: dict[str, Group] = {
+        groups: Groups = {
             "base": (self.desk.load_settings.base, self._defaults),
             "next": (standing, lambda: self._next(now)),
             "adapters": ([a.name for a in now.adapters], lambda: self._adapters(now)),
@@ -179,13 +224,52 @@ class Page:
         if run:
             state = (run.id, run.status, run.updated, self.desk.stopping, self.view.why_not_resumed(run))
             groups["run"] = (state, lambda: self._run(run))
-            sampled = (run.step - 1) // run.settings.get("sample_every", 1)
+            sampled = [run.step // every for every in _sampling(run)] + [(run.step - 1) // _sampling(run)[0]]
             groups["samples"] = ((run.id, run.status, sampled), lambda: self._samples(run))
+        line = self.view.queue.line()
+        busy = bool(now.at_work or (line.waiting and not line.stopped))
+        groups["busy"] = (busy, lambda: {self.fast: gr.Timer(active=busy)})
+        groups["queue"] = (str(line), lambda: {self.queue: run_html.queue_html(line)})
         return groups
 
+    def _charts(self, runs: list[RunRow], run: RunRow | None, beside: list[RunRow], everything: bool) -> Groups:
+        """Tell what the charts, and the tables of the same runs, depend on, and how they are made."""
+        shown = [run, *beside] if run else []
+        ended = max((one.finished for one in runs), default="")
+        stamp = ([(one.id, one.status, one.updated) for one in shown], everything, [one.id for one in runs])
+        return {
+            "charts": (str(stamp), lambda: self._draw(runs, shown, everything)),
+            "settings": (str([(one.id, one.status) for one in shown]), lambda: self._settings(shown)),
+            "bell": (ended, lambda: {self.bell: run_html.bell_html(runs)}),
+        }
+
+    def _draw(self, runs: list[RunRow], shown: list[RunRow], everything: bool) -> Updates:
+        if not shown:
+            return {self.run.charts: "", self.run.numbers_fold: gr.update(visible=False)}
+        series = [self.view.numbers.of(run) for run in shown]
+        choose = all_charts if everything else charts
+        named = [one["name"] for one in _named(shown)]
+        drawn = {name: choose(run, one) for name, run, one in zip(named, shown, series, strict=True)}
+        rest = [run for run in reversed(runs) if run not in shown]
+        rest.sort(key=lambda run: run.stage != shown[0].stage)  # those of the same stage say most
+        rest = rest[:MOST_OFFERED] if len(shown) <= MOST_COMPARED else []
+        names = {"runs": _named(shown), "others": _named(rest), "all": everything}
+        return {
+            self.run.charts: as_json(overlaid(drawn), **names),
+            self.run.numbers_fold: gr.update(visible=True),
+            self.run.numbers: run_html.numbers_html(shown, series),
+        }
+
+    def _settings(self, shown: list[RunRow]) -> Updates:
+        title = "Settings that differ" if len(shown) > 1 else "Settings"
+        return {
+            self.run.settings_fold: gr.update(visible=bool(shown), label=title),
+            self.run.settings: run_html.settings_html(shown) if shown else "",
+        }
+
     def _outputs(self) -> set[Any]:
-        parts = [part for stage in self.stages.values() for part in (stage.plan, stage.start)]
-        own = {self.seen, self.offer, self.fast, self.step, self.do, self.tabs, self.runs}
+        parts = [part for stage in self.stages.values() for part in (stage.plan, stage.start, stage.queue)]
+        own = {self.seen, self.offer, self.fast, self.step, self.do, self.tabs, self.runs, self.queue, self.bell}
         return own | {*parts, *self.fields, *vars(self.run).values()}
 
     def _defaults(self) -> Updates:
@@ -203,14 +287,13 @@ class Page:
             self.step: run_html.step_html(step.text, step.why, go),
             self.do: gr.update(value=step.label, visible=bool(step.label)),
             self.offer: (step.do, step.run),
-            self.fast: gr.Timer(active=bool(now.at_work)),
         }
 
     def _adapters(self, now: Standing) -> Updates:
         """Offer the adapters there are, in forms and as names that are still free."""
-        folder, found = self.desk.workspace.adapters_dir, {}
+        folder, runs, found = self.desk.workspace.adapters_dir, self.desk.store.run_names(), {}
         for stage, part in self.stages.items():
-            found[part.form.name] = gr.update(placeholder=free_name(folder, stage))
+            found[part.form.name] = gr.update(placeholder=free_name(folder, stage, runs))
             for name in part.form.adapters:
                 found[part.form.fields[name]] = gr.update(choices=choices(stage, name, now))
         return found
@@ -223,6 +306,8 @@ class Page:
             text = problem or plan(stage, now, values, self.view.pace(stage, runs))
             found[part.plan] = run_html.plan_html(text, possible=not problem)
             found[part.start] = gr.update(interactive=not problem)
+            # Waiting helps against what others make or hold; a stage without data of its own would wait for nothing.
+            found[part.queue] = gr.update(interactive=now.base and not missing(stage, _in_time(now)))
         return found
 
     def _list(self, runs: list[RunRow], shown: RunRow | None) -> Updates:
@@ -242,7 +327,6 @@ class Page:
         return {
             self.run.head: run_html.head(run, series, stopping=mine and stopping, why_not=why_not if broken else ""),
             self.run.stop: gr.update(visible=mine, interactive=not stopping),
-            self.run.charts: run_html.charts_html(run, series),
             self.run.samples_fold: gr.update(visible=run.stage == "ppo"),
             self.run.log_fold: gr.update(visible=True),
             self.run.log: run_html.log_html(log(run, self.desk.store.events(run.id), series)),
@@ -251,7 +335,7 @@ class Page:
     def _samples(self, run: RunRow) -> Updates:
         if run.stage != "ppo":
             return {self.run.samples: ""}
-        since = run.step - run_html.SAMPLED_STEPS * run.settings.get("sample_every", 1)
+        since = run.step - run_html.SAMPLED_STEPS * max(_sampling(run))
         return {self.run.samples: run_html.samples_html(self.desk.store.samples(run.id, since - 1))}
 
 
@@ -261,22 +345,55 @@ def _shown(runs: list[RunRow], chosen: str) -> RunRow | None:
     return next((run for run in runs if run.id == chosen), (at_work or runs or [None])[-1])
 
 
+def _sampling(run: RunRow) -> tuple[int, int]:
+    """Give the steps between samples of training, and between those of held-out prompts."""
+    return run.settings.get("sample_every", 1), run.settings.get("eval_every", 1)
+
+
+def _named(runs: list[RunRow]) -> list[dict[str, str]]:
+    """Name runs as shortly as tells them apart."""
+    adapters = [run.adapter for run in runs]
+    return [{"id": run.id, "name": run.adapter if adapters.count(run.adapter) == 1 else run.called} for run in runs]
+
+
+def _in_time(now: Standing) -> Standing:
+    """Imagine the turn of a queued stage: nothing else is at work, and what stages make has been made."""
+    made = SavedAdapter(Path("reward"), {"stage": "reward"})
+    return replace(now, at_work="", adapters=[*now.adapters, made])
+
+
 def _stage_part(desk: Desk, stage: str) -> StagePart:
     with gr.Tab(STAGE_NAMES[stage], id=stage):
         plan_line = gr.HTML(elem_classes="plan")
         form = build_form(desk, stage, ROLES[stage])
         problem = gr.HTML(elem_classes="problem-line")
-        start = gr.Button(START_LABELS[stage], interactive=False, elem_id=f"start-{stage}")
-    return StagePart(form, plan_line, start, problem)
+        with gr.Row(elem_classes="start"):
+            start = gr.Button(START_LABELS[stage], interactive=False, scale=2, min_width=160, elem_id=f"start-{stage}")
+            queue = gr.Button("Add to queue", interactive=False, min_width=150, elem_id=f"queue-{stage}")
+    return StagePart(form, plan_line, start, queue, problem)
 
 
-def _run_part() -> RunPart:
+def _run_part(numbers: Callable[[Mapping[str, Any]], str]) -> RunPart:
+    def numbers_csv(payload: dict[str, Any]) -> str:  # Gradio marks what scripts may call; a method it cannot
+        return numbers(payload)
+
     head = gr.HTML(elem_id="run-head")
     with gr.Row(elem_id="run-buttons"):
         stop = gr.Button("Stop and save", variant="stop", size="sm", visible=False, scale=0, min_width=150)
-    charts = gr.HTML(elem_id="run-charts")
+    charts = gr.HTML(
+        html_template=asset("charts.html"),
+        js_on_load=CHARTS,
+        server_functions=[numbers_csv],
+        elem_id="run-charts",
+        apply_default_css=False,
+    )
     with gr.Accordion("Sample answers", visible=False) as samples_fold:
         samples = gr.HTML(elem_id="run-samples", apply_default_css=False)
+    with gr.Accordion("Settings", visible=False, open=False) as settings_fold:
+        settings = plain("run-table")
+    with gr.Accordion("Numbers", visible=False, open=False) as numbers_fold:
+        table = plain("run-table")
     with gr.Accordion("Log", visible=False) as log_fold:
         lines = gr.HTML(elem_id="run-log", apply_default_css=False)
-    return RunPart(head, stop, charts, samples_fold, samples, log_fold, lines)
+    folds = (samples_fold, samples, settings_fold, settings, numbers_fold, table, log_fold, lines)
+    return RunPart(head, stop, charts, *folds)

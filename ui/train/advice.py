@@ -111,7 +111,7 @@ def next_step(now: Standing) -> Step:
     if run := now.unfinished:
         how = "was stopped" if run.status == "paused" else "broke off"
         return Step(
-            f"{run.id} {how} after step {run.step}", "It goes on where it stopped.", "Resume it", "resume", run.id
+            f"{run.called} {how} after step {run.step}", "It goes on where it stopped.", "Resume it", "resume", run.id
         )
     if now.newest("sft") is None and now.demonstrations >= FEWEST_DEMONSTRATIONS:
         why = "It gives the adapter that all later stages start from."

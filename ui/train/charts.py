@@ -1,26 +1,22 @@
-"""Draw series of numbers as SVG. Knows nothing of runs, rows or Gradio.
+"""What a page draws: charts of lines, of one run or of several over each other, as data for `assets/charts.js`.
 
-Each chart is one fixed box that only its lines change in: nothing on the page moves while a run is at work.
-Colours are classes of `assets/train.css`, so both themes follow.
+Knows nothing of rows or Gradio. The page draws in fixed boxes, so nothing on it moves while a run is at work.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-Point = tuple[float, float]
+from lorarlhf.reading import Point
 
-WIDTH, HEIGHT = 340, 170
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 22
-MOST_POINTS = 240
-"""More would not be seen in a box this wide, and be sent with every update."""
-NOISY = 20
-"""From so many points on, a line that asks for it is drawn smooth over its faint self."""
-INERTIA = 0.65
-"""What the smoothed line keeps of itself at each point."""
+MOST_POINTS = 2000
+"""Of a line; more would not be seen, however far one looks into it, and be sent with every update."""
+DIGITS = 6
+"""Of a number that is sent: more than anybody can see."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,10 @@ class Line:
     points: Sequence[Point]
     style: str = "main"
     """`main`, `heldout`, or `limit`: a level that means something."""
-    smooth: bool = False
+    run: int = 0
+    """Place among the runs that are drawn together; decides the colour."""
+    smooth: bool = True
+    """Whether the numbers are noisy; those that are set, as a learning rate is, are drawn as they are."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Chart:
 
     title: str
     lines: Sequence[Line]
-    last_x: float
+    last: float
     """Where the axis ends: the run's last step, so that the lines grow into the box."""
     low: float | None = None
     high: float | None = None
@@ -50,75 +49,30 @@ class Chart:
     """What the numbers mean, for who does not know."""
 
 
-def draw(chart: Chart) -> str:
-    """Write a chart as an HTML figure with its legend and newest values in words."""
-    lines = [Line(line.label, finite(line.points), line.style, line.smooth) for line in chart.lines]
-    lines = [line for line in lines if line.points]
-    newest = ", ".join(f"{line.label} {number(line.points[-1][1], chart.percent)}" for line in lines)
-    words = f"{chart.title}: {newest or 'nothing measured yet'}. {chart.help}".strip()
-    legend = "".join(_legend(line, chart.percent) for line in lines)
-    about = f" title='{escape(chart.help, quote=True)}'" if chart.help else ""
-    return (
-        f"<figure class='chart'{about}><figcaption><b>{escape(chart.title)}</b>{legend}</figcaption>"
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>"
-        f"<title>{escape(words)}</title>"
-        f"{_body(chart, lines)}</svg></figure>"
-    )
+def overlaid(charts: Mapping[str, Sequence[Chart]]) -> list[Chart]:
+    """Lay the charts of several runs, by their names, over each other: those of one title become one."""
+    found: dict[str, Chart] = {}
+    for place, (name, some) in enumerate(charts.items()):
+        for chart in some:
+            lines = [
+                replace(line, run=place, label=line.label if len(charts) == 1 else f"{name} {line.label}")
+                for line in chart.lines
+                if not (line.style == "limit" and place and chart.title in found)  # the first run's says it
+            ]
+            one = found.get(chart.title, replace(chart, lines=()))
+            found[chart.title] = replace(one, lines=[*one.lines, *lines], last=max(one.last, chart.last))
+    return list(found.values())
 
 
-def _body(chart: Chart, lines: Sequence[Line]) -> str:
-    if not lines:
-        return f"<text class='empty' x='{WIDTH / 2}' y='{HEIGHT / 2}'>nothing measured yet</text>"
-    marks = ticks(*_range(chart, lines))
-    low, high = marks[0], marks[-1]
-    last_x = max(chart.last_x, *(line.points[-1][0] for line in lines), 1)
-
-    def place(point: Point) -> str:
-        x = LEFT + point[0] / last_x * (WIDTH - LEFT - RIGHT)
-        y = HEIGHT - BOTTOM - (point[1] - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-        return f"{x:.1f},{y:.1f}"
-
-    parts = []
-    for mark in marks:
-        x, y = place((0, mark)).split(",")
-        parts.append(f"<path class='grid' d='M{x},{y}H{WIDTH - RIGHT}'/>")
-        parts.append(f"<text class='y' x='{LEFT - 5}' y='{float(y) + 3.5:.1f}'>{number(mark, chart.percent)}</text>")
-    parts.append(f"<text class='x first' x='{LEFT}' y='{HEIGHT - 6}'>0</text>")
-    parts.append(f"<text class='x' x='{WIDTH - RIGHT}' y='{HEIGHT - 6}'>step {last_x:g}</text>")
-    for line in lines:
-        parts += _strokes(line, place)
-    return "".join(parts)
+def as_json(charts: Sequence[Chart], **more: Any) -> str:
+    """Write charts, and whatever else the page wants to know, for the browser."""
+    drawn = [{**vars(chart), "lines": [_line(line) for line in chart.lines]} for chart in charts]
+    return json.dumps({"charts": drawn, **more}, ensure_ascii=False, separators=(",", ":"))
 
 
-def _strokes(line: Line, place: Callable[[Point], str]) -> list[str]:
-    points = thinned(line.points)
-    path = "M" + "L".join(map(place, points))
-    if line.style == "heldout":  # measured now and then: the measurements are what counts
-        dots = [f"<circle r='3' cx='{x}' cy='{y}'/>" for x, y in (place(p).split(",") for p in points)]
-        return [f"<g class='heldout'><path d='{path}'/>{''.join(dots)}</g>"]
-    if line.smooth and len(line.points) > NOISY:
-        smooth = "M" + "L".join(map(place, thinned(smoothed(line.points))))
-        return [f"<path class='{line.style} faint' d='{path}'/>", f"<path class='{line.style}' d='{smooth}'/>"]
-    if len(points) == 1:
-        x, y = place(points[0]).split(",")
-        return [f"<circle class='{line.style}' r='2.5' cx='{x}' cy='{y}'/>"]
-    return [f"<path class='{line.style}' d='{path}'/>"]
-
-
-def _legend(line: Line, percent: bool) -> str:
-    newest = number(line.points[-1][1], percent)
-    return f"<span class='{line.style}'><i aria-hidden='true'></i>{escape(line.label)} <b>{newest}</b></span>"
-
-
-def _range(chart: Chart, lines: Sequence[Line]) -> tuple[float, float]:
-    values = [y for line in lines for _, y in line.points]
-    values += [bound for bound in (chart.low, chart.high) if bound is not None]
-    low, high = min(values), max(values)
-    # All on the floor of the chart: show that it is the floor.
-    return (low, low + 1) if low == high == chart.low else (low, high)
-
-
-# -- numbers --------------------------------------------------------------------------------------------------
+def _line(line: Line) -> dict[str, Any]:
+    points = [(x, float(f"{y:.{DIGITS}g}")) for x, y in thinned(finite(line.points))]
+    return {**vars(line), "points": points}
 
 
 def finite(points: Sequence[Point]) -> list[Point]:
@@ -130,36 +84,3 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> Sequence[Point]
     """Take evenly spaced points, the last always, where there are too many."""
     stride = math.ceil(len(points) / most)
     return points if stride <= 1 else [*points[:-1:stride], points[-1]]
-
-
-def smoothed(points: Sequence[Point], inertia: float = INERTIA) -> list[Point]:
-    """Average each point with those before it, older ones counting ever less."""
-    total = weight = 0.0
-    found = []
-    for x, y in points:
-        total, weight = inertia * total + y, inertia * weight + 1
-        found.append((x, total / weight))
-    return found
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """List at most about `most` round numbers from at or below `low` to at or above `high`; two at least."""
-    if high - low < 1e-9 * max(1.0, abs(low)):
-        spread = abs(low) * 0.1 or 1.0
-        low, high = low - spread, high + spread
-    rough = (high - low) / (most - 1)
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]
-
-
-def number(value: float, percent: bool = False) -> str:
-    """Write a number as shortly as a reader needs it."""
-    if percent:
-        return f"{100 * value:.{0 if abs(value) >= 0.1 else 1}f} %".replace(".0 %", " %")
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-        text = f"{value:.{min(digits, 5)}f}"
-        return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
-    return f"{value:.1e}".replace("-", "−")

@@ -14,8 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lorarlhf.reading import Point, number, outcome
 from lorarlhf.store import RunRow, Store
-from lorarlhf.ui.train.charts import Chart, Line, Point, number
+from lorarlhf.ui.train.charts import Chart, Line
+from lorarlhf.ui.train.comparing import NO_NUMBERS
 
 Series = dict[str, list[Point]]
 """Metric → (step, value), in order of steps."""
@@ -23,10 +25,12 @@ Series = dict[str, list[Point]]
 STAGE_NAMES = {"sft": "SFT", "reward": "Reward model", "ppo": "PPO"}
 STATUS_WORDS = {"running": "at work", "interrupted": "broken off"}
 """In the words of the app; the others are words already."""
+SET = ("lr/", "objective/kl_coef")
+"""Metrics that are set, not measured."""
 LOG_WORDS = {"eval/kl": "KL", "eval/scores": "reward", "eval/eos_share": "finished"}
 """Measurements whose own names are not those of the charts."""
 RESUMABLE = ("paused", "interrupted")
-KEPT_RUNS = 4
+KEPT_RUNS = 8
 PACE_STEPS = 20
 """Newest steps that the time left is guessed from."""
 
@@ -109,8 +113,8 @@ def charts(run: RunRow, series: Series) -> list[Chart]:
     """Choose the charts of a run's stage."""
     last = float(way(run, series).total or run.step)
 
-    def line(name: str, label: str, style: str = "main", *, smooth: bool = False) -> Line:
-        return Line(label, series.get(name, []), style, smooth)
+    def line(name: str, label: str, style: str = "main") -> Line:
+        return Line(label, series.get(name, []), style)
 
     def chart(title: str, *lines: Line, help: str, **looks: Any) -> Chart:
         return Chart(title, lines, last, help=help, **looks)
@@ -119,14 +123,14 @@ def charts(run: RunRow, series: Series) -> list[Chart]:
         return _ppo_charts(run, series, line, chart)
     loss = chart(
         "Loss",
-        line(f"loss/{run.stage}", "training", smooth=True),
+        line(f"loss/{run.stage}", "training"),
         line("eval/loss", "held-out", "heldout"),
         help="How surprised the adapter is by the data; lower is better. Held-out data is never learnt from.",
     )
     if run.stage == "reward":
         accuracy = chart(
             "Accuracy",
-            line("train/accuracy", "training", smooth=True),
+            line("train/accuracy", "training"),
             line("eval/accuracy", "held-out", "heldout"),
             _level("guessing", 0.5, last),
             low=0.0,
@@ -135,18 +139,41 @@ def charts(run: RunRow, series: Series) -> list[Chart]:
             help="Share of clear votes whose better answer scores higher.",
         )
         return [loss, accuracy]
-    rate = chart("Learning rate", line("lr/sft", "Adam"), low=0.0, help="It grows, then falls, as the schedule says.")
-    return [loss, rate]
+    perplexity = chart(
+        "Perplexity",
+        line("eval/perplexity", "held-out", "heldout"),
+        help="Between how many words the adapter hesitates, on average, on held-out data; lower is better.",
+    )
+    rate = chart(
+        "Learning rate",
+        Line("Adam", series.get("lr/sft", []), smooth=False),
+        low=0.0,
+        help="It grows, then falls, as the schedule says.",
+    )
+    return [loss, perplexity, rate]
+
+
+def all_charts(run: RunRow, series: Series) -> list[Chart]:
+    """Add a chart of every metric that those of the stage do not show."""
+    chosen, last = charts(run, series), float(way(run, series).total or run.step)
+    shown = {id(line.points) for chart in chosen for line in chart.lines}
+    rest = [name for name in sorted(series) if id(series[name]) not in shown and name not in NO_NUMBERS]
+    return chosen + [Chart(name, [_alone(name, series[name])], last) for name in rest]
+
+
+def _alone(name: str, points: list[Point]) -> Line:
+    style = "heldout" if name.startswith("eval/") else "main"
+    return Line(name.split("/")[-1], points, style, smooth=not name.startswith(SET))
 
 
 def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Chart]:
     budget = run.settings.get("kl_budget", math.inf)
     highest = max((y for _, y in series.get("objective/kl", [])), default=0.0)
-    near = [_level("budget", budget, 1)] if highest > budget / 2 else []
+    near = [_level("budget", budget, float(way(run, series).total or run.step))] if highest > budget / 2 else []
     return [
         chart(
             "Reward",
-            line("objective/scores", "training", smooth=True),
+            line("objective/scores", "training"),
             line("eval/scores", "held-out", "heldout"),
             help="Mean score of the answers by the reward model; higher is better, as far as it is right.",
         ),
@@ -183,6 +210,18 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
             percent=True,
             help="Share of the answers that came to an end by themselves, before the longest length.",
         ),
+        chart(
+            "Lowest reward",
+            line("objective/scores_min", "training"),
+            help="Score of the worst answer of each batch; it falls where the reward model is being fooled.",
+        ),
+        chart(
+            "Value",
+            line("val/explained_variance", "training"),
+            high=1.0,
+            percent=True,
+            help="Share of what rewards turn out to be that the value adapter foresees; below 0 a mean does better.",
+        ),
     ]
 
 
@@ -193,33 +232,10 @@ def _level(label: str, value: float, last: float) -> Line:
 # -- words ----------------------------------------------------------------------------------------------------
 
 
-def outcome(run: RunRow) -> str:
-    """Say what came out of a run, in one line."""
-    result = run.result
-    if run.status == "failed":
-        return run.error
-    if run.status == "interrupted":
-        return f"It broke off: {run.error}" if run.error else "It broke off."
-    if run.status != "done":
-        return ""
-    words = [f"Adapter {run.adapter}"]
-    if "eval/accuracy" in result:
-        low, high = result["eval/accuracy_low"], result["eval/accuracy_high"]
-        words.append(
-            f"right about {result['eval/accuracy']:.0%} of {result['eval/votes']:.0f} held-out votes "
-            f"(95 % interval {low:.0%} to {high:.0%})"
-        )
-    elif "eval/loss" in result:
-        words.append(f"held-out loss {number(result['eval/loss'])}")
-    if "eval/scores" in result:
-        words.append(f"mean score {number(result['eval/scores'])} at {result['eval/kl']:.1f} nats of KL")
-    return ": ".join((words[0], ", ".join(words[1:]))) if words[1:] else words[0]
-
-
 def why_not_resumed(run: RunRow, runs_dir: Path, fingerprint: str) -> str:
     """Say why a run cannot be gone on with and what to do instead; empty where it can."""
     if run.status not in RESUMABLE:
-        return f"{run.id} is {STATUS_WORDS.get(run.status, run.status)}"
+        return f"{run.called} is {STATUS_WORDS.get(run.status, run.status)}"
     if not any((runs_dir / run.id).glob("step-*")):
         return "Nothing of it was saved yet: start the stage again."
     made_on = run.parents.get("base", {})

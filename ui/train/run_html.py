@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import groupby
 from typing import Any
 
+from lorarlhf.reading import number, remarks
 from lorarlhf.store import RunRow
-from lorarlhf.ui.train.charts import draw
+from lorarlhf.ui.train.comparing import settings_rows, summary
 from lorarlhf.ui.train.progress import (
     STAGE_NAMES,
     STATUS_WORDS,
     Series,
-    charts,
     clock,
     duration,
     outcome,
     parents,
     way,
 )
-from lorarlhf.ui.train.remarks import remarks
+from lorarlhf.ui.train.queue import Line
 
 NO_RUN = """<div class='run-head empty'><h3>No run yet</h3>
 <p>Training goes in three stages, each on what the one before it made:</p>
@@ -40,21 +39,28 @@ def head(run: RunRow, series: Series, *, stopping: bool = False, why_not: str = 
     state = "stopping" if stopping else run.status
     words = "stops after this step" if stopping else STATUS_WORDS.get(run.status, run.status)
     lines = [
-        f"<h3>{escape(run.id)} <span class='pill {escape(state)}'>{escape(words)}</span></h3>",
+        f"<h3>{_called(run)} <span class='pill {escape(state)}'>{escape(words)}</span></h3>",
         f"<p class='about'>{escape(_about(run))}</p>",
         _bar(run, series),
     ]
     said = " ".join(text for text in (outcome(run), why_not) if text)
     if said:
         lines.append(f"<p class='outcome {escape(run.status)}'>{escape(said)}</p>")
-    lines += [f"<p class='remark'><b>Look:</b> {escape(text)}</p>" for text in remarks(run, series)]
+    lines += [
+        f"<p class='remark'><b>{escape(found.seen)}</b>: {escape(found.means)}. <span>{escape(found.do)}.</span></p>"
+        for found in remarks(run, series)
+    ]
     return f"<div class='run-head'>{''.join(lines)}</div>"
 
 
+def _called(run: RunRow) -> str:
+    """Write what a run is called: as its adapter, with its own id beside it where that is another."""
+    also = "" if run.adapter == run.id else f" <small>run {escape(run.id)}</small>"
+    return f"{escape(run.adapter)}{also}"
+
+
 def _about(run: RunRow) -> str:
-    becomes = "made" if run.status == "done" else "makes"
-    words = [f"{STAGE_NAMES.get(run.stage, run.stage)} · {becomes} {run.adapter}"]
-    return " · ".join([*words, *([parents(run)] if parents(run) else [])])
+    return " · ".join(filter(None, [STAGE_NAMES.get(run.stage, run.stage), parents(run)]))
 
 
 def _bar(run: RunRow, series: Series) -> str:
@@ -64,35 +70,38 @@ def _bar(run: RunRow, series: Series) -> str:
     if run.status == "running" and not series.get("time/step"):
         left = "getting ready"
     value = f" value='{now.share:.4f}'" if now.total or run.status != "running" else ""
+    label = f"aria-label='Progress of {escape(run.adapter, quote=True)}'"
     return (
-        f"<div class='way'><progress max='1'{value} aria-label='Progress of {escape(run.id)}'></progress>"
+        f"<div class='way'><progress max='1'{value} {label}></progress>"
         f"<span>step {now.step:,}{of}</span><span>{left}</span></div>"
     )
 
 
-def charts_html(run: RunRow, series: Series) -> str:
-    """Draw a run's charts."""
-    return f"<div class='charts'>{''.join(draw(chart) for chart in charts(run, series))}</div>"
-
-
 def samples_html(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Write the sample answers as a table, the newest step first."""
-    steps = [(step, list(rows)) for step, rows in groupby(samples, key=lambda sample: sample["step"])][::-1]
-    body = "".join(_sample(sample) for _, rows in steps[:SAMPLED_STEPS] for sample in rows)
-    if not body:
+    """Write the sample answers as a table: the newest step first, held-out prompts before those of training."""
+    groups: dict[tuple[int, bool], list[str]] = {}
+    for sample in samples:
+        heldout = bool(sample.get("heldout"))
+        # Those of training were drawn before their step's update, those to held-out prompts after it.
+        groups.setdefault((int(sample["step"]) + (not heldout), heldout), []).append(_sample(sample))
+    if not groups:
         return "<p class='nothing'>The first answers appear after the first step.</p>"
-    columns = {"Step": "n", "Prompt": "sample-prompt", "Answer": "sample-answer", "Score": "n", "KL": "n"}
+    columns = {"Prompt": "sample-prompt", "Answer": "sample-answer", "Reward": "n", "KL": "n"}
     titles = "".join(f"<th scope='col' class='{kind}'>{name}</th>" for name, kind in columns.items())
+    body = "".join(
+        f"<tr class='group'><th scope='colgroup' colspan='4'>Step {step} · "
+        f"{'held-out prompts' if heldout else 'training'}</th></tr>{''.join(groups[step, heldout])}"
+        for step, heldout in sorted(groups, reverse=True)[:SAMPLED_STEPS]
+    )
     return f"<table class='samples'><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
     cut = "" if sample.get("ended", True) else " <span class='cut'>cut off at the longest length</span>"
     cells = (
-        f"<td class='n' data-name='Step'>{int(sample['step']) + 1}</td>",
         f"<td class='sample-prompt' dir='auto'>{escape(str(sample['prompt']))}</td>",
         f"<td class='sample-answer' dir='auto'>{escape(str(sample['response']))}{cut}</td>",
-        f"<td class='n' data-name='Score'>{_fixed(sample['score'])}</td>",
+        f"<td class='n' data-name='Reward'>{_fixed(sample['score'])}</td>",
         f"<td class='n' data-name='KL'>{_fixed(sample['kl'])}</td>",
     )
     return f"<tr>{''.join(cells)}</tr>"
@@ -100,6 +109,35 @@ def _sample(sample: Mapping[str, Any]) -> str:
 
 def _fixed(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")  # digits under digits
+
+
+def numbers_html(runs: Sequence[RunRow], series: Sequence[Series]) -> str:
+    """Write what the charts show as tables, one a run: the same for who does not see charts."""
+    tables = []
+    for run, one in zip(runs, series, strict=True):
+        rows = "".join(
+            f"<tr><th scope='row'>{escape(name)}</th>{''.join(f'<td>{number(value)}</td>' for value in values)}</tr>"
+            for name, *values in summary(one)
+        )
+        titles = "".join(f"<th scope='col'>{name}</th>" for name in ("Metric", "First", "Newest", "Lowest", "Highest"))
+        caption = f"<caption>{_called(run)}</caption>"
+        tables.append(f"<table class='grid'>{caption}<thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>")
+    return "".join(tables)
+
+
+def settings_html(runs: Sequence[RunRow]) -> str:
+    """Write in what several runs differ, or what a single one was set to besides the defaults."""
+    found = settings_rows(runs)
+    if not found:
+        return "<p class='nothing'>These runs have the same settings, data and parents.</p>"
+    caption = "In what they differ" if len(runs) > 1 else "All other settings are the defaults"
+    titles = "".join(f"<th scope='col'>{_called(run)}</th>" for run in runs)
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
+        for name, values in found
+    )
+    head = f"<thead><tr><th scope='col'>Setting</th>{titles}</tr></thead>"
+    return f"<table class='grid'><caption>{caption}</caption>{head}<tbody>{rows}</tbody></table>"
 
 
 def log_html(lines: Sequence[tuple[str, str]]) -> str:
@@ -116,16 +154,45 @@ def runs_html(runs: Sequence[RunRow], shown: str, resumable: Sequence[str]) -> s
 
 
 def _run(run: RunRow, shown: bool, resumable: bool) -> str:
-    id, status = escape(run.id), escape(run.status)
-    said = outcome(run) or f"{'makes' if run.status == 'running' else 'would make'} {run.adapter}"
-    press = f"<button type='button' data-do='resume' data-run='{id}'>Resume<span class='sr'> {id}</span></button>"
+    id, name, status = escape(run.id), escape(run.adapter), escape(run.status)
+    said = outcome(run) or STAGE_NAMES.get(run.stage, run.stage)
+    press = f"<button type='button' data-do='resume' data-run='{id}'>Resume<span class='sr'> {name}</span></button>"
     return (
         f"<li{' class=shown' if shown else ''}>"
         f"<button type='button' class='name' data-do='show' data-run='{id}' aria-pressed='{str(shown).lower()}'>"
-        f"<span class='sr'>Show </span>{id}</button>"
+        f"<span class='sr'>Show </span>{_called(run)}</button>"
         f"<span class='pill {status}'>{escape(STATUS_WORDS.get(run.status, run.status))}</span>"
         f"<span class='when'>{escape(clock(run.created, day=True))}</span>"
         f"<span class='said'>{escape(said)}</span>{press if resumable else ''}</li>"
+    )
+
+
+def queue_html(line: Line) -> str:
+    """Write what waits for its turn, and why nothing of it starts any more where that is so."""
+    if not line.waiting:
+        return ""
+    items = "".join(
+        f"<li><span>{escape(one.called)}</span><button type='button' data-do='unqueue' data-run='{i}'>"
+        f"Remove<span class='sr'> {escape(one.called)} from the queue</span></button></li>"
+        for i, one in enumerate(line.waiting)
+    )
+    state = "<p class='why'>Each starts by itself when the one before it is done, also after a restart of the app.</p>"
+    if line.stopped:
+        go_on = "<button type='button' data-do='go-on' data-run=''>Go on</button>"
+        state = f"<p class='problem' role='alert'>The queue stopped. {escape(line.stopped)}. {go_on}</p>"
+    return f"<div class='queue'><h3>Queue</h3>{state}<ol>{items}</ol></div>"
+
+
+def bell_html(runs: Sequence[RunRow]) -> str:
+    """Write the button that asks for a notification, and which run ended last, for the script that gives it."""
+    ended = max((run for run in runs if run.finished), key=lambda run: run.finished, default=None)
+    mark = f"{ended.id} {ended.finished}" if ended else ""
+    words = f"{ended.adapter} {STATUS_WORDS.get(ended.status, ended.status)}" if ended else ""
+    about = escape(outcome(ended) if ended else "", quote=True)
+    return (
+        f"<div class='bell' data-ended='{escape(mark, quote=True)}' data-words='{escape(words, quote=True)}' "
+        f"data-about='{about}'><button type='button' hidden>Notify me when a run ends</button>"
+        "<span role='status'></span></div>"
     )
 
 

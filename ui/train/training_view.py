@@ -14,6 +14,7 @@ from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.train.advice import Standing, count, missing, work
 from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers, why_not_resumed
+from lorarlhf.ui.train.queue import Queue
 
 START_SECONDS = 5.0
 """How long a start waits to see whether the engine takes it; one that is busy with something else takes it later."""
@@ -26,6 +27,13 @@ class TrainingView:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.numbers = RunNumbers(desk.store)
+        self.queue = Queue(
+            desk,
+            at_work=lambda: self.at_work(self.runs()),
+            missing=lambda stage: missing(stage, self.standing(self.runs())),
+            why_not_resumed=self.why_not_resumed,
+        )
+        desk.watchers.append(self.queue.advance)
 
     def runs(self) -> list[RunRow]:
         """List all runs, oldest first; one that is just being gone on with counts as at work already."""
@@ -38,9 +46,10 @@ class TrainingView:
         job = self.desk.run_job
         if job and not job.done:
             if run := job.progress.run:
-                return f"{run} is {'being stopped' if self.desk.stopping else 'at work'}"
+                called = next((row.called for row in runs if row.id == run), run)
+                return f"{called} is {'being stopped' if self.desk.stopping else 'at work'}"
             return "A run is about to start"
-        other = next((run.id for run in runs if run.status == "running"), "")
+        other = next((run.called for run in runs if run.status == "running"), "")
         return f"{other} is at work in another process" if other else ""
 
     def standing(self, runs: list[RunRow]) -> Standing:
