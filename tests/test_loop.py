@@ -138,7 +138,7 @@ def test_a_stage_may_end_early_in_words(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_spoils_no_checkpoint(tmp_path):
     loop = loop_of(Counting(break_at=3), tmp_path, every=1)
-    with pytest.raises(TrainingError, match="step 4: loss/x is nan; .* go on with a lower learning rate"):
+    with pytest.raises(TrainingError, match=r"step 4: loss/x is nan; .* go on with a lower learning rate"):
         loop.run()
     step, tensors, _ = find_checkpoint(tmp_path).checkpoint
     assert (step, tensors["stage.number"].item()) == (3, 3.0)
