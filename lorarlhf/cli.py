@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorarlhf import __version__
-from lorarlhf.errors import LoraRlhfError, RunPaused
-from lorarlhf.options import chosen, read_preset, settings_options
-from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
+from lorarlhf.errors import LoraRlhfError, RunDiffers, RunPaused
+from lorarlhf.options import changing_options, chosen, read_preset, settings_options
+from lorarlhf.settings import CHANGEABLE, STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.terminal import (
     counting_bar,
     loading_line,
@@ -307,16 +307,30 @@ for _stage in STAGES:
 
 @cli.command()
 @click.argument("run")
+@click.option("--yes", is_flag=True, help="Go on though versions, settings or parents differ from how it began.")
+@changing_options(STAGES.values(), CHANGEABLE)
 @common
-def resume(run: str, workspace: str | None, as_json: bool) -> None:
-    """Go on with a paused or interrupted RUN exactly where it stopped."""
+def resume(run: str, yes: bool, workspace: str | None, as_json: bool, **options: Any) -> None:
+    """Go on with a paused, interrupted or failed RUN exactly where it stopped, or with some settings changed.
+
+    Says what differs from how it began and asks: other settings, other versions of lorarlhf and its libraries.
+    """
+    changes = {name: value for name, value in options.items() if value is not None}
     with open_workspace(workspace).store() as store:
         row = store.run(run)
     with engine_for(workspace, row.parents["load"], {}) as engine, pause_on_interrupt() as paused:
         from lorarlhf.engine.training import resume as go_on
 
-        with training_bar(row.stage) as watch:
-            result = go_on(engine, run, watch, paused)
+        try:
+            with training_bar(row.stage) as watch:
+                result = go_on(engine, run, changes, watch, paused, accept=yes)
+        except RunDiffers as differs:
+            if not sys.stdin.isatty():
+                raise
+            say(f"run {run} would not go on as it began:\n  " + "\n  ".join(differs.differences))
+            click.confirm("Go on like this?", abort=True, err=True)
+            with training_bar(row.stage) as watch:
+                result = go_on(engine, run, changes, watch, paused, accept=True)
     _show_result(result, as_json)
 
 
@@ -359,13 +373,18 @@ def adapters(workspace: str | None, as_json: bool) -> None:
 @common
 def runs(workspace: str | None, as_json: bool) -> None:
     """List the training runs of the workspace."""
-    with open_workspace(workspace).store() as store:
-        found = [vars(row) for row in store.runs()]
+    from lorarlhf.files import folder_bytes, size
+
+    place = open_workspace(workspace)
+    with place.store() as store:
+        store.mark_interrupted()
+        found = [{**vars(row), "disk_bytes": folder_bytes(place.runs_dir / row.id)} for row in store.runs()]
     if as_json:
         show_json(found)
         return
-    columns = ["id", "status", "step", "adapter", "base", "created", "error"]
-    click.echo(table([{**row, "created": row["created"][:19]} for row in found], columns) if found else "no runs yet")
+    columns = ["id", "status", "step", "adapter", "base", "created", "disk", "error"]
+    shown = [{**row, "created": row["created"][:19], "disk": size(row["disk_bytes"])} for row in found]
+    click.echo(table(shown, columns) if found else "no runs yet")
 
 
 @cli.command("export")

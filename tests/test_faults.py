@@ -159,8 +159,9 @@ def fail_everywhere(stage, stride: int) -> dict[str, int]:
     attempts = {"step": 0, "evaluate": 0, "finish": 0}
     since = dict.fromkeys(attempts, 0)
     for kind in attempts:
+        real = getattr(stage, kind)
 
-        def failing(*args, kind=kind, real=getattr(stage, kind)):
+        def failing(*args, kind=kind, real=real):
             attempts[kind] += 1
             since[kind] += 1
             with Failing(1 + stride * (since[kind] - 1), exhausted):

@@ -73,12 +73,13 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(_newest_first(folder))
 
 
-def check_room(folder: Path, checkpoint: int, adapter: int) -> None:
+def check_room(folder: Path, checkpoint: int, adapter: int, *, kept: bool = True) -> None:
     """Refuse to start where the disk cannot hold a run's checkpoints (of so many bytes each) and its adapter.
 
-    Two are kept, and a third stands aside while it is written. Those that are there already need no more room.
+    Two are kept, and a third stands aside while it is written; only a pause writes one where none is `kept`. Those
+    that are there already need no more room.
     """
-    needed = max(0, (KEEP + 1) * checkpoint + adapter - folder_bytes(folder))
+    needed = max(0, (KEEP + 1 if kept else 1) * checkpoint + adapter - folder_bytes(folder))
     free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
     if free < needed:
         raise TrainingError(

@@ -325,6 +325,12 @@ def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
 
 
+def checkpoint_bytes(stage: Stage) -> int:
+    """Return how large a checkpoint grows: the weights, Adam's two moments of each, and the best adapter."""
+    weights = sum(tensor.nbytes for key, tensor in stage.tensors().items() if not key.startswith("optimizer."))
+    return 3 * weights + sum(tensor.nbytes for tensor in stage.adapter().values())
+
+
 def permutation(length: int, seed: int, epoch: int) -> list[int]:
     """Return the order of the examples in one epoch: a function of seed and epoch alone."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
