@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lorarlhf.engine.journal import StoreJournal, Watch
 from lorarlhf.engine.resuming import changed_settings, conditions, differences
 from lorarlhf.engine.stages import build_stage
 from lorarlhf.errors import AdapterError, LoraRlhfError, RunDiffers, RunPaused, StoreError, TrainingError
-from lorarlhf.library import BARE, check_new_name, free_name, newest, read_saved
+from lorarlhf.library import BARE, check_new_name, free_name, list_saved, newest, read_saved
 from lorarlhf.settings import OptimSettings, Settings
 from lorarlhf.store.runs import RunRow
 from lorarlhf.train.checkpoint import Found, check_room, find_checkpoint
@@ -248,11 +248,20 @@ def _made_by(folder: Path, run: str) -> bool:
         return False
 
 
+def _later_than_others(engine: Engine) -> str:
+    """Tell the time, but never one before the newest adapter's: a clock set back must not make this one look older."""
+    now = datetime.now(timezone.utc)
+    others = [str(adapter.card.get("created", "")) for adapter in list_saved(engine.workspace.adapters_dir)]
+    with suppress(ValueError):
+        now = max(now, datetime.fromisoformat(max(others, default="")) + timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds")
+
+
 def _card(engine: Engine, run: str, request: Request, metrics: Metrics) -> dict[str, Any]:
     return {
         "stage": request.stage,
         "run": run,
-        "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "created": _later_than_others(engine),
         "settings": request.settings.model_dump(mode="json"),
         "parents": {
             role: {"name": name, "hash": engine.saved(name).hash if name != BARE else ""}

@@ -1,0 +1,2 @@
+def disasters(folder):
+    return {}
