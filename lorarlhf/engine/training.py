@@ -21,7 +21,7 @@ from lorarlhf.errors import AdapterError, LoraRlhfError, RunDiffers, RunPaused, 
 from lorarlhf.library import BARE, check_new_name, free_name, list_saved, newest, read_saved
 from lorarlhf.settings import OptimSettings, Settings
 from lorarlhf.store.runs import RunRow
-from lorarlhf.train.checkpoint import Found, check_room, find_checkpoint
+from lorarlhf.train.checkpoint import Found, check_room, find_checkpoint, forget_older
 from lorarlhf.train.loop import Loop, Metrics, Stage, checkpoint_bytes
 
 Paused = Callable[[], bool]
@@ -201,7 +201,8 @@ def _drive(
         # Mostly a full disk. What was saved stands, and there is nothing wrong with the run.
         _end(engine, run, "paused", str(error))
         raise StoreError(
-            f"run {run} stopped after step {loop.next_step}: {error}; then go on with `lorarlhf resume {run}`"
+            f"run {run} stopped after step {loop.next_step}; once this is mended go on with `lorarlhf resume {run}`: "
+            f"{error}"
         ) from None
     except LoraRlhfError as error:
         _end(engine, run, "failed", str(error))
@@ -219,7 +220,13 @@ def _drive(
 
 def _end(engine: Engine, run: str, status: str, why: str = "") -> None:
     """Record how a run ended; where not even that can be written, its row is set right at the next start."""
-    if engine.studio.team.is_main:
+    if not engine.studio.team.is_main:
+        return
+    try:
+        engine.store.finish_run(run, status, {}, why)
+    except StoreError:
+        # On a full disk the older of two checkpoints makes room for a row.
+        forget_older(engine.workspace.runs_dir / run)
         with suppress(StoreError):
             engine.store.finish_run(run, status, {}, why)
 

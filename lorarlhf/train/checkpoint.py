@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         try:
             save_file(tensors, aside / TENSORS, metadata={"format": "pt"})
         except SafetensorError as error:
-            raise StoreError(f"{target} cannot be written: {error}; is the disk full?") from None
+            raise StoreError(f"{target} cannot be written: {str(error).rpartition('I/O error: ')[2]}") from None
         (aside / STATE).write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}))
     for old in _newest_first(folder)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -71,6 +71,19 @@ def find_checkpoint(folder: Path) -> Found:
 def has_checkpoint(folder: Path) -> bool:
     """Tell whether anything was saved of a run."""
     return bool(_newest_first(folder))
+
+
+def forget_checkpoints(folder: Path, after: int) -> None:
+    """Remove the checkpoints of later steps than `after`, whose weights are no good; never the only one."""
+    for path in _newest_first(folder)[: KEEP - 1]:
+        if path.name > f"step-{after:06d}":
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def forget_older(folder: Path) -> None:
+    """Remove all checkpoints but the newest."""
+    for path in _newest_first(folder)[1:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_room(folder: Path, checkpoint: int, adapter: int, *, kept: bool = True) -> None:

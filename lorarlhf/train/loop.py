@@ -20,7 +20,15 @@ from lorarlhf.data.tokens import Budget
 from lorarlhf.errors import LoraRlhfError, RunPaused, StoreError, TrainingError
 from lorarlhf.files import folder_bytes, size
 from lorarlhf.hardware import is_out_of_memory, make_room, release_memory
-from lorarlhf.train.checkpoint import KEEP, Checkpoint, Found, find_checkpoint, has_checkpoint, save_checkpoint
+from lorarlhf.train.checkpoint import (
+    KEEP,
+    Checkpoint,
+    Found,
+    find_checkpoint,
+    forget_checkpoints,
+    has_checkpoint,
+    save_checkpoint,
+)
 from lorarlhf.train.common import prefixed, under
 from lorarlhf.train.team import Team
 
@@ -115,9 +123,15 @@ class _PauseAsked(Exception):  # noqa: N818 - not an error
     """Somebody wants the run to stop; breaks off whatever it is at."""
 
 
+class _NotANumber(TrainingError):  # noqa: N818 - says what happened
+    """A step measured something that is no finite number."""
+
+
 class Moment(NamedTuple):
     """All that the next step depends on, copied to the CPU."""
 
+    step: int
+    measured: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
@@ -145,6 +159,8 @@ class Loop:
     """Whether the stage has reached its end early."""
 
     def __post_init__(self) -> None:
+        self._earlier: Moment | None = None
+        """Before the latest step that went well: what one too large has spoilt, only the next one shows."""
         self._asked = [self.stage.budget.tokens, self.stage.budget.rows]
 
     def run(self) -> Metrics:
@@ -174,7 +190,10 @@ class Loop:
     def _step(self) -> Metrics:
         began = time.perf_counter()
         index = self.next_step
-        metrics, why = self._whole(f"step {index + 1}", lambda: self._one_step(index))
+        try:
+            metrics, why = self._whole(f"step {index + 1}", lambda: self._one_step(index))
+        except _NotANumber as error:
+            self._leave_spoilt(error)
         self.next_step, self.ended = index + 1, bool(why)
         metrics["time/step"] = time.perf_counter() - began
         release_memory()
@@ -193,11 +212,22 @@ class Loop:
         except StageDone as done:
             metrics, why = done.metrics, str(done)
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            raise TrainingError(
-                f"step {index + 1}: {bad[0]} is {metrics[bad[0]]}; all before it is saved: go on with a lower learning "
-                f"rate, `lorarlhf resume {self.folder.name} --learning-rate …`, or start again with --compute fp32"
+            raise _NotANumber(
+                f"step {index + 1}: {bad[0]} is {metrics[bad[0]]}; what was good before is saved: go on with a lower "
+                f"learning rate, `lorarlhf resume {self.folder.name} --learning-rate …`, or start again with "
+                "--compute fp32"
             )
         return metrics, why
+
+    def _leave_spoilt(self, error: _NotANumber) -> NoReturn:
+        """Go back to before the step that spoilt the weights, save that alone, and raise."""
+        if self._earlier is None:
+            # The first step since a resume: what was saved last is spoilt, so that the one before it counts.
+            forget_checkpoints(self.folder, self.next_step - 1)
+            raise error
+        self._go_back(self._earlier)
+        forget_checkpoints(self.folder, self.next_step)
+        self._fail(error)
 
     def _measure(self) -> Metrics:
         """Measure on held-out prompts, where it is time to and not done yet; remember the best adapter."""
@@ -223,14 +253,19 @@ class Loop:
 
     def _whole(self, what: str, action: Callable[[], T], *, changes: bool = True) -> T:
         """Do something that `changes` the stage as a whole: pausing or failing in it undoes it, then saves."""
-        before = Moment(_copied(self.stage.tensors()), self.stage.state()) if changes else None
+        before = self._moment() if changes else None
         while True:
             self.stage.budget.begin()
             pause, failure = False, None
             try:
                 if self.team.broadcast(self.paused()):
                     raise _PauseAsked
-                return action()
+                done = action()
+                if before:
+                    self._earlier = before
+                return done
+            except _NotANumber:
+                raise
             except _PauseAsked:
                 pause = True
             except LoraRlhfError as error:
@@ -240,16 +275,23 @@ class Loop:
                     raise
                 # The error keeps the frames it went through, and they keep their tensors.
                 traceback.clear_frames(error.__traceback__)
-            if before:
-                self.stage.load_tensors(before.tensors)
-                self.stage.load_state(before.state)
+            self._go_back(before)
             if not pause and failure is None:
                 failure = self._make_room(what)
             if failure is not None:
-                self._save_before(failure)
+                self._fail(failure)
             if pause:
                 self.save()
                 raise RunPaused(f"paused after step {self.next_step} of {self.stage.total}; everything is saved")
+
+    def _moment(self) -> Moment:
+        return Moment(self.next_step, self.measured, _copied(self.stage.tensors()), self.stage.state())
+
+    def _go_back(self, moment: Moment | None) -> None:
+        if moment:
+            self.next_step, self.measured = moment.step, moment.measured
+            self.stage.load_tensors(moment.tensors)
+            self.stage.load_state(moment.state)
 
     def _breathe(self) -> None:
         if self.team.size == 1 and self.paused():
@@ -268,7 +310,7 @@ class Loop:
             "lower rank or a smaller base"
         )
 
-    def _save_before(self, failure: LoraRlhfError) -> NoReturn:
+    def _fail(self, failure: LoraRlhfError) -> NoReturn:
         """Save what was before something failed, and raise the failure."""
         try:
             self.save()
