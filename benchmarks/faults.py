@@ -48,9 +48,9 @@ from tests import tiny
 
 SMALL = {"rank": 2, "alpha": 4, "heldout_share": 0.2, "batch_size": 4, "checkpoint_every": 2, "eval_every": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "sft": {**SMALL, "epochs": 4, "micro_batch_tokens": 128},
-    "reward": {**SMALL, "epochs": 3, "micro_batch_tokens": 256},
-    "ppo": {**SMALL, "steps": 8, "max_new_tokens": 6, "value_warmup_steps": 1, "eval_prompts": 4, "sample_every": 1},
+    "sft": {**SMALL, "epochs": 8, "micro_batch_tokens": 128},
+    "reward": {**SMALL, "epochs": 6, "micro_batch_tokens": 256},
+    "ppo": {**SMALL, "steps": 14, "max_new_tokens": 6, "value_warmup_steps": 1, "eval_prompts": 4, "sample_every": 1},
 }
 PARENTS = ("sft", "reward")
 """Stages the workspace has an adapter of before the disturbed run: what PPO stands on."""
@@ -157,7 +157,10 @@ class Bench:
         self.load = LoadSettings(base=str(base), compute="fp32", device="cpu")
         self.template = Workspace(folder / "template")
         self.expected: dict[str, Any] = {}
-        self.seconds: dict[str, float] = {}
+        self.start: dict[str, float] = {}
+        """Seconds from a process's birth to its run's row, by stage."""
+        self.work: dict[str, float] = {}
+        """Seconds from there to the end."""
         self.kills: Counter[str] = Counter()
         self.moments: Counter[str] = Counter()
         """How far a run was when something was killed: before it had a row, or after how many steps."""
@@ -228,16 +231,18 @@ class Bench:
             self._undisturbed(self.template, name, f"{name}-1")
         for stage in SETTINGS:
             place = self.copy(f"{stage}-whole")
-            began = time.monotonic()
+            began = time.time()
             self._undisturbed(place, stage, "final")
-            self.seconds[stage] = time.monotonic() - began
+            self.work[stage] = time.time() - (place.path / "began").stat().st_mtime
+            self.start[stage] = time.time() - began - self.work[stage]
             self.expected[stage] = self.outcome(place)
 
     def _undisturbed(self, place: Workspace, stage: str, name: str) -> None:
         def job() -> int:
             from lorarlhf.engine.core import Engine
 
-            training.train(Engine(place, self.load), stage, STAGES[stage].parse(SETTINGS[stage]), name)
+            settings, began = STAGES[stage].parse(SETTINGS[stage]), (place.path / "began").touch
+            training.train(Engine(place, self.load), stage, settings, name, on_run=lambda run: began())
             return 0
 
         assert ended(forked(job)) == 0
@@ -286,7 +291,9 @@ class Bench:
     def _attempt(self, place: Workspace, stage: str, run: str) -> int:
         """Train or resume, and kill something at a random moment → how the process that trains ended."""
         victim = self.chance.choice(VICTIMS)
-        delay = self.chance.uniform(0, 0.6 * self.seconds[stage])
+        early = self.chance.random() < 0.1
+        start, work = self.start[stage], self.work[stage]
+        delay = self.chance.uniform(0, start) if early else self.chance.uniform(0.8 * start, start + work)
         if victim in ("terminal", "voter"):
             worker, pids = self.terminal(place, stage, run), None
             voter = forked(lambda: self.vote(place, lambda: False) or 0)
