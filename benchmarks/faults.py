@@ -1,6 +1,6 @@
 """What does a kill cost? Processes are killed at random moments while runs are at work and votes are cast.
 
-    python -m benchmarks.faults [--kills 200] [--seed 0]
+    python -m benchmarks.faults [--kills 200] [--seed 0] [--only-kills]
 
 A run of each stage is made once undisturbed, and then again and again in copies of the same workspace, where the
 terminal's process, the engine's, the app's or the voter's is killed with SIGKILL at a random moment, and the run is
@@ -359,6 +359,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only-kills", action="store_true", help="leave the disasters out")
     options = parser.parse_args()
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # threads do not survive a fork, and libraries start some at once
         one = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -379,7 +380,7 @@ def main() -> int:
             print(f"{bench.kills.total()} kills, {bench.found['runs']} runs", file=sys.stderr)
         lost = ("votes_lost", "adapters_torn", "runs_not_resumable", "numbers_different")
         found = {name: bench.found[name] for name in ("runs", "votes_cast", *lost)}
-        more = disasters(Path(folder) / "disasters")
+        more = {} if options.only_kills else disasters(Path(folder) / "disasters")
     held = not any(found[name] for name in lost) and not bench.problems and all(d["held"] for d in more.values())
     print(
         json.dumps(

@@ -103,7 +103,9 @@ def resume(
         raise TrainingError(f"run {run} is done; its adapter is {row.adapter}")
     made_on = row.parents["base"]
     if made_on["fingerprint"] != engine.base.identity["fingerprint"]:
-        raise TrainingError(f"run {run} is on base {made_on['name']}, another one; pass --base {made_on['name']}")
+        raise TrainingError(
+            f"run {run} is on base {made_on['name']}; the one here is another one: load that, as it was at the start"
+        )
     settings = changed_settings(row, changes or {})
     found = find_checkpoint(engine.workspace.runs_dir / run)
     differing = differences(engine, row, settings, found)

@@ -179,7 +179,10 @@ class Loop:
             over = self.ended or self.next_step == self.stage.total
             if self.checkpoint_every and self.next_step % self.checkpoint_every == 0 and not over:
                 self.save()
-        metrics = self._whole("the last measurement", self._finish)
+        try:
+            metrics = self._whole("the last measurement", self._finish)
+        except _NotANumber as error:
+            self._leave_spoilt(error)
         if self.best.adapter:
             self.journal.event(
                 self.next_step, f"kept the adapter of step {self.best.step}, the best on held-out prompts"
@@ -211,13 +214,15 @@ class Loop:
             metrics = self.stage.step(index)
         except StageDone as done:
             metrics, why = done.metrics, str(done)
+        self._check_numbers(f"step {index + 1}", metrics)
+        return metrics, why
+
+    def _check_numbers(self, what: str, metrics: Metrics) -> None:
         if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
             raise _NotANumber(
-                f"step {index + 1}: {bad[0]} is {metrics[bad[0]]}; what was good before is saved: go on with a lower "
-                f"learning rate, `lorarlhf resume {self.folder.name} --learning-rate …`, or start again with "
-                "--compute fp32"
+                f"{what}: {bad[0]} is {metrics[bad[0]]}; what was good before is saved: go on with a lower learning "
+                f"rate, `lorarlhf resume {self.folder.name} --learning-rate …`, or start again with --compute fp32"
             )
-        return metrics, why
 
     def _leave_spoilt(self, error: _NotANumber) -> NoReturn:
         """Go back to before the step that spoilt the weights, save that alone, and raise."""
@@ -247,7 +252,11 @@ class Loop:
     def _finish(self) -> Metrics:
         if self.best.adapter:
             self.stage.load_adapter(self.best.adapter)
-        return self.stage.finish()
+        metrics = self.stage.finish()
+        # Where nothing is held out nobody has looked at the last step's weights yet.
+        largest = max(float(tensor.abs().max()) for tensor in self.stage.adapter().values())
+        self._check_numbers("the last measurement", metrics | {"largest weight": largest})
+        return metrics
 
     # -- whole or not at all ----------------------------------------------------------------------------------
 
@@ -271,8 +280,13 @@ class Loop:
             except LoraRlhfError as error:
                 failure = error
             except (RuntimeError, MemoryError) as error:
-                if self.team.size > 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
+                if self.team.size > 1:
+                    raise TrainingError(
+                        f"out of memory in {what}, which several processes cannot repeat together; go on with less, "
+                        f"`lorarlhf resume {self.folder.name} --micro-batch-tokens {self.stage.budget.tokens // 2}`"
+                    ) from None
                 # The error keeps the frames it went through, and they keep their tensors.
                 traceback.clear_frames(error.__traceback__)
             self._go_back(before)
