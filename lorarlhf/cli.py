@@ -308,9 +308,10 @@ for _stage in STAGES:
 @cli.command()
 @click.argument("run")
 @click.option("--yes", is_flag=True, help="Go on though versions, settings or parents differ from how it began.")
+@click.option("--base", metavar="PATH", help="Where its base lies on this machine. [default: where it was]")
 @changing_options(STAGES.values(), CHANGEABLE)
 @common
-def resume(run: str, yes: bool, workspace: str | None, as_json: bool, **options: Any) -> None:
+def resume(run: str, yes: bool, base: str | None, workspace: str | None, as_json: bool, **options: Any) -> None:
     """Go on with a paused, interrupted or failed RUN exactly where it stopped, or with some settings changed.
 
     Says what differs from how it began and asks: other settings, other versions of lorarlhf and its libraries.
@@ -318,7 +319,8 @@ def resume(run: str, yes: bool, workspace: str | None, as_json: bool, **options:
     changes = {name: value for name, value in options.items() if value is not None}
     with open_workspace(workspace).store() as store:
         row = store.run(run)
-    with engine_for(workspace, row.parents["load"], {}) as engine, pause_on_interrupt() as paused:
+    load = {**row.parents["load"], **({"base": base} if base else {})}
+    with engine_for(workspace, load, {}) as engine, pause_on_interrupt() as paused:
         from lorarlhf.engine.training import resume as go_on
 
         try:

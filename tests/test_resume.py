@@ -91,6 +91,7 @@ def test_a_setting_that_may_change_changes_the_steps_to_come(engine):
     whole = train(engine, "sft", SFT, "whole")
     run = paused(engine)
     step = engine.store.run(run).step
+    assert engine.store.run(run).parents["computed"] == {"device": "cpu", "compute": "float32"}
     with pytest.raises(RunDiffers, match=r"learning_rate 0\.0005 → 0\.1; accept .* --learning-rate 0\.1 --yes"):
         resume(engine, run, {"learning_rate": 0.1})
     result = resume(engine, run, {"learning_rate": 0.1}, accept=True)
@@ -258,7 +259,7 @@ def test_the_terminal_tells_what_differs_and_asks(engine, monkeypatch, capfd):
     assert json.loads(capfd.readouterr().out)[-1]["disk_bytes"] > 1000
 
 
-def test_another_process_goes_on_and_ctrl_c_pauses_within_a_pass(engine, tmp_path):
+def test_another_process_goes_on_with_the_base_elsewhere_and_ctrl_c_pauses(engine, base, tmp_path):
     import signal
 
     engine.store.add_comparison(Comparison(user("q"), "a", "b", Outcome.A))
@@ -267,7 +268,8 @@ def test_another_process_goes_on_and_ctrl_c_pauses_within_a_pass(engine, tmp_pat
     with pytest.raises(RunPaused):
         train(engine, "sft", SFT.model_copy(update={"epochs": 1000.0}), "long", paused=pause_at(3))
     long = engine.store.runs()[-1].id
-    program = [sys.executable, "-m", "lorarlhf", "resume"]
+    shutil.copytree(base, tmp_path / "elsewhere")  # as on another machine
+    program = [sys.executable, "-m", "lorarlhf", "resume", "--base", str(tmp_path / "elsewhere")]
     place = ["--workspace", str(engine.workspace.path), "--json"]
     with subprocess.Popen([*program, long, *place], stderr=subprocess.PIPE, text=True) as at_work:
         done = subprocess.run([*program, run, *place], capture_output=True, text=True, timeout=180)

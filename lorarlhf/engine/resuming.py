@@ -20,9 +20,13 @@ PACKAGES = ("lorarlhf", "torch", "transformers", "peft", "bitsandbytes")
 
 
 def conditions(engine: Engine, parents: Mapping[str, str], data: Mapping[str, list[int]]) -> dict[str, Any]:
-    """Record what a run's numbers depend on besides its settings: versions, parents' weights, the rows' contents."""
+    """Record what a run's numbers depend on besides its settings: versions, machine, parents' weights, rows."""
     return {
         "versions": {name: _version(name) for name in PACKAGES},
+        "computed": {
+            "device": engine.base.device.type,
+            "compute": str(engine.base.compute_dtype).removeprefix("torch."),
+        },
         "hashes": {role: _hash(engine, name) for role, name in parents.items() if name != BARE},
         "rows": {kind: _digest(engine, kind, ids) for kind, ids in data.items()},
     }
@@ -48,9 +52,10 @@ def differences(engine: Engine, row: RunRow, settings: Settings, found: Found) -
     before, now = row.settings, settings.model_dump(mode="json")
     lines = [f"{name} {before.get(name, 'unset')} → {now[name]}" for name in now if now[name] != before.get(name)]
     began, here = row.parents, conditions(engine, row.parents["adapters"], row.parents["data"])
-    for name, old in began.get("versions", {}).items():
-        if old != here["versions"].get(name):
-            lines.append(f"{name} {old} → {here['versions'].get(name)}")
+    for group in ("versions", "computed"):
+        for name, old in began.get(group, {}).items():
+            if old != here[group].get(name):
+                lines.append(f"{name} {old} → {here[group].get(name)}")
     for role, old in began.get("hashes", {}).items():
         if old != here["hashes"].get(role):
             lines.append(f"adapter {began['adapters'][role]} ({role}) has other weights than then")

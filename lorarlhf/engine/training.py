@@ -135,9 +135,10 @@ def _rewind(engine: Engine, row: RunRow, request: Request, found: Found, differi
     """Take the records back to the checkpoint, and note under which conditions the run goes on."""
     step = found.checkpoint.step if found.checkpoint else 0
     engine.store.rewind(row.id, step)
+    parents = {**row.parents, **conditions(engine, request.parents, request.data)}
+    parents["load"] = engine.load_settings.model_dump(mode="json")  # on another machine the base lies elsewhere
+    engine.store.revise_run(row.id, request.settings.model_dump(mode="json"), parents)
     if differing:
-        parents = {**row.parents, **conditions(engine, request.parents, request.data)}
-        engine.store.revise_run(row.id, request.settings.model_dump(mode="json"), parents)
         engine.store.log_event(row.id, step, f"went on after step {step} with: {'; '.join(differing)}")
 
 

@@ -132,6 +132,7 @@ class Moment(NamedTuple):
 
     step: int
     measured: int
+    ended: bool
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
@@ -299,11 +300,11 @@ class Loop:
                 raise RunPaused(f"paused after step {self.next_step} of {self.stage.total}; everything is saved")
 
     def _moment(self) -> Moment:
-        return Moment(self.next_step, self.measured, _copied(self.stage.tensors()), self.stage.state())
+        return Moment(self.next_step, self.measured, self.ended, _copied(self.stage.tensors()), self.stage.state())
 
     def _go_back(self, moment: Moment | None) -> None:
         if moment:
-            self.next_step, self.measured = moment.step, moment.measured
+            self.next_step, self.measured, self.ended = moment[:3]
             self.stage.load_tensors(moment.tensors)
             self.stage.load_state(moment.state)
 
