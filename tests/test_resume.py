@@ -284,3 +284,12 @@ def test_another_process_goes_on_with_the_base_elsewhere_and_ctrl_c_pauses(engin
     assert "pausing; Ctrl-C again stops at once" in words
     assert f"everything is saved; go on with `lorarlhf resume {long}`" in words
     assert engine.store.run(long).status == "paused"
+
+
+@pytest.mark.parametrize("created", ["2099-01-02T03:04:05+00:00", "2026-01-02T03:04:05", "yesterday"])
+def test_a_new_adapter_is_the_newest_whatever_other_cards_say(engine, created):
+    train(engine, "sft", SFT, "old")
+    card = engine.workspace.adapters_dir / "old" / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"created": created}))
+    train(engine, "sft", SFT, "new")
+    assert (engine.saved("new").card["created"] > created) == (created != "yesterday")

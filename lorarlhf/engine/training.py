@@ -262,7 +262,7 @@ def _later_than_others(engine: Engine) -> str:
     """Tell the time, but never one before the newest adapter's: a clock set back must not make this one look older."""
     now = datetime.now(timezone.utc)
     others = [str(adapter.card.get("created", "")) for adapter in list_saved(engine.workspace.adapters_dir)]
-    with suppress(ValueError):
+    with suppress(ValueError, TypeError):  # a card somebody wrote by hand
         now = max(now, datetime.fromisoformat(max(others, default="")) + timedelta(milliseconds=1))
     return now.isoformat(timespec="milliseconds")
 
