@@ -246,6 +246,12 @@ def test_what_counts_as_out_of_memory():
         assert not is_out_of_memory(error)
 
 
+def test_the_error_of_this_machine_s_own_allocator_counts():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert is_out_of_memory(caught.value)
+
+
 def test_the_budget_halves_what_was_used_until_a_row_is_left():
     budget = Budget(1000, 64)
     words = []

@@ -91,12 +91,14 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
     paused: Paused = lambda: False,
+    on_run: OnRun = lambda run: None,
     *,
     accept: bool = False,
 ) -> dict[str, Any]:
     """Go on with a run from its newest checkpoint, on the data it began with, with some settings changed.
 
-    Raises `RunDiffers` where anything that its numbers depend on is not as it began, unless that is accepted.
+    `on_run` is told its id once nothing stands in the way any more. Raises `RunDiffers` where anything that its
+    numbers depend on is not as it began, unless that is accepted.
     """
     row = engine.store.run(run)
     if row.status == "done":
@@ -123,6 +125,7 @@ def resume(
         if engine.studio.team.is_main:
             engine.store.claim(run, take_over=accept)
             _rewind(engine, row, request, found, differing)
+            on_run(run)
         return _drive(engine, run, request, built, watch, paused, found)
 
 
