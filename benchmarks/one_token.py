@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
-from lorarlhf.data.tokens import Row, collate
+from lorarlhf.data.tokens import Budget, Row, collate
 from lorarlhf.forward import hidden_states
 from lorarlhf.sampling import Completion
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings
@@ -86,7 +86,7 @@ def run(seed: int = 0, settings: PPOSettings = SETTINGS) -> dict[str, float]:
     bank.create("value", LoraSettings(rank=settings.rank, alpha=settings.alpha), head=True, seed=seed + 1)
     rewards_V = torch.randn(V, generator=torch.Generator().manual_seed(7))
 
-    def scorer(rows: list[Row], completions: list[Completion]) -> torch.Tensor:
+    def scorer(rows: list[Row], completions: list[Completion], budget: Budget) -> torch.Tensor:
         return rewards_V[[row.response[-1] for row in rows]]
 
     reference_V = policy_of(base, bank, None)

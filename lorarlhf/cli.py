@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorarlhf import __version__
-from lorarlhf.errors import LoraRlhfError, RunPaused
-from lorarlhf.options import chosen, settings_options
+from lorarlhf.errors import LoraRlhfError, RunDiffers, RunPaused
+from lorarlhf.options import changing_options, chosen, settings_options
 from lorarlhf.preset import load_preset
-from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
+from lorarlhf.settings import CHANGEABLE, STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.terminal import (
     counting_bar,
     loading_line,
@@ -312,16 +312,32 @@ for _stage in STAGES:
 
 @cli.command()
 @click.argument("run")
+@click.option("--yes", is_flag=True, help="Go on though versions, settings or parents differ from how it began.")
+@click.option("--base", metavar="PATH", help="Where its base lies on this machine. [default: where it was]")
+@changing_options(STAGES.values(), CHANGEABLE)
 @common
-def resume(run: str, workspace: str | None, as_json: bool) -> None:
-    """Go on with a paused or interrupted RUN, named by its id or its adapter, exactly where it stopped."""
+def resume(run: str, yes: bool, base: str | None, workspace: str | None, as_json: bool, **options: Any) -> None:
+    """Go on with a paused, interrupted or failed RUN exactly where it stopped, or with some settings changed.
+
+    Says what differs from how it began and asks: other settings, other versions of lorarlhf and its libraries.
+    """
+    changes = {name: value for name, value in options.items() if value is not None}
     with open_workspace(workspace).store() as store:
         row = store.find_run(run)
-    with engine_for(workspace, row.parents["load"], {}) as engine, pause_on_interrupt() as paused:
+    load = {**row.parents["load"], **({"base": base} if base else {})}
+    with engine_for(workspace, load, {}) as engine, pause_on_interrupt() as paused:
         from lorarlhf.engine.training import resume as go_on
 
-        with training_bar(row.stage) as watch:
-            result = go_on(engine, row.id, watch, paused)
+        try:
+            with training_bar(row.stage) as watch:
+                result = go_on(engine, row.id, changes, watch, paused, accept=yes)
+        except RunDiffers as differs:
+            if not sys.stdin.isatty():
+                raise
+            say(f"run {row.id} would not go on as it began:\n  " + "\n  ".join(differs.differences))
+            click.confirm("Go on like this?", abort=True, err=True)
+            with training_bar(row.stage) as watch:
+                result = go_on(engine, row.id, changes, watch, paused, accept=True)
         _say_remarks(engine, row.id)
     _show_result(result, as_json)
 
@@ -374,21 +390,26 @@ def adapters(workspace: str | None, as_json: bool) -> None:
 @common
 def runs(run: str | None, watch: bool, workspace: str | None, as_json: bool) -> None:
     """List the training runs of the workspace, or tell RUN in words."""
+    from lorarlhf.files import folder_bytes, size
     from lorarlhf.watching import describe
     from lorarlhf.watching import watch as follow
 
-    with open_workspace(workspace).store() as store:
+    place = open_workspace(workspace)
+    with place.store() as store:
+        store.mark_interrupted()
         if watch:
             follow(store)
             if not as_json:
                 return
-        found = [vars(row) for row in ([store.find_run(run)] if run else store.runs())]
+        listed = [store.find_run(run)] if run else store.runs()
+        found = [{**vars(row), "disk_bytes": folder_bytes(place.runs_dir / row.id)} for row in listed]
         text = describe(store, found[0]["id"]) if run else ""
     if as_json or run:
         show_json(found[0] if run else found) if as_json else click.echo(text)
         return
-    columns = ["id", "status", "step", "adapter", "base", "created", "error"]
-    click.echo(table([{**row, "created": row["created"][:19]} for row in found], columns) if found else "no runs yet")
+    columns = ["id", "status", "step", "adapter", "base", "created", "disk", "error"]
+    shown = [{**row, "created": row["created"][:19], "disk": size(row["disk_bytes"])} for row in found]
+    click.echo(table(shown, columns) if found else "no runs yet")
 
 
 @cli.command("export")

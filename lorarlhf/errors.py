@@ -5,6 +5,10 @@ The command line prints it and exits with status 1; nothing else of the exceptio
 also the standard exception it specialises, so that library users can catch either.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class LoraRlhfError(Exception):
     """Anything this program reports instead of crashing."""
@@ -32,6 +36,15 @@ class StoreError(LoraRlhfError, RuntimeError):
 
 class TrainingError(LoraRlhfError, RuntimeError):
     """A run that cannot start or must not go on."""
+
+
+class RunDiffers(TrainingError):  # noqa: N818 - says what happened
+    """A run would go on under other conditions than it began with, and nobody has accepted that yet."""
+
+    def __init__(self, text: str, differences: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.differences = list(differences)
+        """What differs, a line each."""
 
 
 class RunPaused(LoraRlhfError):  # noqa: N818 - asked for, not an error

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorarlhf.errors import StoreError
@@ -55,3 +55,22 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return how much the files of a folder take, 0 where there is none."""
+    total = 0
+    for path in folder.rglob("*"):
+        # A checkpoint may be replaced while we look.
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def size(bytes: float) -> str:
+    """Write a number of bytes for people: `3.4 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if bytes < 999.5:
+            return f"{bytes:.0f} {unit}" if unit == "B" or bytes >= 99.5 else f"{bytes:.1f} {unit}"
+        bytes /= 1000
+    return f"{bytes:.1f} GB"

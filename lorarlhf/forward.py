@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lorarlhf.algo.logprobs import TokenScores, token_scores
 from lorarlhf.base import Base
-from lorarlhf.data.tokens import Batch, Row, collate, micro_batches
+from lorarlhf.data.tokens import Batch, Budget, Row, collate
 
 
 def context_of(base: Base) -> int:
@@ -55,14 +55,14 @@ def read_head(head: nn.Linear, hidden_NH: Tensor) -> Tensor:
     return scores_N1.squeeze(-1)
 
 
-def batches(base: Base, rows: Sequence[Row], budget: int) -> Iterable[tuple[list[int], Batch]]:
-    """Cut rows into collated micro-batches of at most `budget` padded tokens, with the row indices of each."""
-    for group in micro_batches([row.length for row in rows], budget):
+def batches(base: Base, rows: Sequence[Row], budget: Budget) -> Iterable[tuple[list[int], Batch]]:
+    """Cut rows into collated micro-batches within the budget, with the row indices of each."""
+    for group in budget.cut([row.length for row in rows]):
         yield group, collate([rows[i] for i in group], base.pad_id, base.device)
 
 
 @torch.no_grad()
-def map_sequences(base: Base, rows: Sequence[Row], budget: int, score: Callable[[Batch], Tensor]) -> Tensor:
+def map_sequences(base: Base, rows: Sequence[Row], budget: Budget, score: Callable[[Batch], Tensor]) -> Tensor:
     """Compute one number per row in micro-batches, in the order of `rows` → [B] on the CPU."""
     scores_B = torch.zeros(len(rows))
     for group, batch in batches(base, rows, budget):
@@ -71,7 +71,7 @@ def map_sequences(base: Base, rows: Sequence[Row], budget: int, score: Callable[
 
 
 @torch.no_grad()
-def map_tokens(base: Base, rows: Sequence[Row], budget: int, score: Callable[[Batch], Tensor]) -> list[Tensor]:
+def map_tokens(base: Base, rows: Sequence[Row], budget: Budget, score: Callable[[Batch], Tensor]) -> list[Tensor]:
     """Compute one number per response token in micro-batches → per row a tensor [R] on the CPU."""
     found: list[Tensor] = [torch.zeros(0)] * len(rows)
     for group, batch in batches(base, rows, budget):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from lorarlhf.errors import BaseModelError
+from lorarlhf.errors import BaseModelError, LoraRlhfError
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -124,6 +125,35 @@ def release_memory() -> None:
     trim = getattr(_C_LIBRARY, "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, ROCm, MPS, XPU
+    "can't allocate memory",  # the CPU allocator on Linux and macOS
+    "not enough memory",  # the same on Windows
+    "cublas_status_alloc_failed",
+    "hiperroroutofmemory",
+    "out_of_device_memory",  # Level Zero below XPU
+    "out_of_host_memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on whatever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if not isinstance(error, RuntimeError) or isinstance(error, LoraRlhfError):
+        return False
+    text = str(error).lower()
+    return any(words in text for words in OUT_OF_MEMORY)
+
+
+def make_room(device: torch.device) -> None:
+    """Give back all memory that nobody uses, also what torch holds in reserve."""
+    gc.collect()
+    if device.type in ("cuda", "xpu", "mps"):
+        getattr(torch, device.type).empty_cache()
+    release_memory()
 
 
 _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
@@ -27,9 +27,21 @@ def settings_options(*groups: type[Settings]) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Callable], Callable]:
+def changing_options(groups: Iterable[type[Settings]], names: Collection[str]) -> Callable[[Callable], Callable]:
+    """Decorate a command with one option per setting of these names, each once; what is not given stays as it was."""
+
+    def decorate(command: Callable) -> Callable:
+        knobs = {name: field for group in groups for name, field in group.model_fields.items() if name in names}
+        for name, field in reversed(knobs.items()):
+            command = _option(name, field, "as it was")(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo, default: str = "") -> Callable[[Callable], Callable]:
     flag = f"--{name.replace('_', '-')}"
-    help = f"{field.description} [{_bounds(field)}default: {_shown(field.default)}]"
+    help = f"{field.description} [{_bounds(field)}default: {default or _shown(field.default)}]"
     kind = field.annotation
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help)

@@ -190,4 +190,15 @@ class PPOSettings(LoraSettings, OptimSettings):
         return self
 
 
+CHANGEABLE = frozenset(
+    (
+        *("learning_rate", "value_learning_rate", "warmup", "schedule", "weight_decay", "max_grad_norm"),
+        *("epochs", "steps", "checkpoint_every", "eval_every", "eval_prompts", "sample_every"),
+        *("micro_batch_tokens", "rollout_rows", "gradient_checkpointing", "max_length", "max_new_tokens"),
+        *("kl_coef", "kl_target", "kl_horizon", "kl_budget", "clip", "value_clip", "entropy_coef", "missing_eos_score"),
+        *("margin", "tie_weight", "both_bad_weight", "center"),
+    )
+)
+"""Knobs that may change while a run is paused: none that its adapters, its data or their order hang on."""
+
 STAGES: dict[str, type[Settings]] = {"sft": SFTSettings, "reward": RewardSettings, "ppo": PPOSettings}

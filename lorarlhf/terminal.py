@@ -91,7 +91,7 @@ def pause_on_interrupt() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        say("\npausing after this step; Ctrl-C again stops at once")
+        say("\npausing; Ctrl-C again stops at once")
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -17,7 +17,7 @@ from lorarlhf.engine.requests import EngineDied, EngineError, JobCancelled, pack
 from lorarlhf.engine.server import GrowingTexts
 from lorarlhf.errors import AdapterError, DataError, RunPaused, StoreError, TrainingError
 from lorarlhf.settings import LoadSettings, RewardSettings, SamplingSettings, SFTSettings
-from lorarlhf.store.owners import OWNERS
+from lorarlhf.store.owners import OWNERS, born
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.workspace import Workspace
 from tests import tiny
@@ -250,10 +250,13 @@ def test_a_killed_run_is_interrupted_and_resumes_to_its_end(client, store):
 def test_only_runs_whose_process_is_gone_count_as_interrupted(tmp_path):
     with fill(Workspace(tmp_path)).store() as store:
         mine, gone, theirs, nobodys = (store.start_run("sft", "a", "b", {}, {}) for _ in range(4))
-        parent, born = os.getppid(), psutil.Process(os.getppid()).create_time()
         owners = store.get_meta(OWNERS)
+        parent, here = os.getppid(), owners[mine][2:]
         # The number of the process that had `gone` now belongs to another one.
-        store.set_meta(OWNERS, {mine: owners[mine], gone: [parent, born - 60], theirs: [parent, born]})
+        store.set_meta(
+            OWNERS,
+            {mine: owners[mine], gone: [parent, born(parent) - 60, *here], theirs: [parent, born(parent), *here]},
+        )
         store.mark_interrupted()
         found = {row.id: row.status for row in store.runs()}
         assert found == {mine: "running", gone: "interrupted", theirs: "running", nobodys: "interrupted"}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lorarlhf.base import load_base
-from lorarlhf.data.tokens import Row, collate
+from lorarlhf.data.tokens import Budget, Row, collate
 from lorarlhf.forward import (
     batches,
     hidden_states,
@@ -86,8 +86,8 @@ def test_what_the_padding_holds_does_not_matter(base, head):
 
 @pytest.mark.parametrize("budget", [16, 60, 10_000])
 def test_micro_batches_keep_the_order_of_the_rows(base, head, budget):
-    found = map_sequences(base, rows(), budget, lambda batch: sequence_scores(base, head, batch))
-    tokens = map_tokens(base, rows(), budget, lambda batch: response_logprobs(base, batch).logprobs_T)
+    found = map_sequences(base, rows(), Budget(budget), lambda batch: sequence_scores(base, head, batch))
+    tokens = map_tokens(base, rows(), Budget(budget), lambda batch: response_logprobs(base, batch).logprobs_T)
     assert not found.requires_grad
     assert [len(part) for part in tokens] == [len(row.response) for row in rows()]
     with torch.no_grad():
@@ -95,14 +95,14 @@ def test_micro_batches_keep_the_order_of_the_rows(base, head, budget):
             batch = collate([row], base.pad_id)
             torch.testing.assert_close(score, sequence_scores(base, head, batch)[0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(part, response_logprobs(base, batch).logprobs_T, rtol=1e-4, atol=1e-4)
-    groups = [group for group, _ in batches(base, rows(), budget)]
+    groups = [group for group, _ in batches(base, rows(), Budget(budget))]
     assert sorted(i for group in groups for i in group) == [0, 1, 2, 3, 4]
     assert (len(groups) == 1) == (budget == 10_000)
 
 
 def test_no_rows_give_no_numbers(base, head):
-    assert map_sequences(base, [], 100, lambda batch: sequence_scores(base, head, batch)).shape == (0,)
-    assert map_tokens(base, [], 100, lambda batch: response_logprobs(base, batch).logprobs_T) == []
+    assert map_sequences(base, [], Budget(100), lambda batch: sequence_scores(base, head, batch)).shape == (0,)
+    assert map_tokens(base, [], Budget(100), lambda batch: response_logprobs(base, batch).logprobs_T) == []
 
 
 def test_hidden_states_of_half_precision_meet_an_fp32_head(base, head):

@@ -30,7 +30,7 @@ def base(tmp_path_factory):
     return load_base(LoadSettings(base=str(folder), bits=4, compute="fp32", device="cpu"))
 
 
-def like_short(rows, completions):
+def like_short(rows, completions, budget):
     """Reward few high tokens: any fixed function of the answer does."""
     return torch.tensor([-sum(t > 128 for t in row.response) / 4 for row in rows])
 
@@ -180,8 +180,8 @@ def test_answers_that_never_ended_get_the_low_score(base):
     stage = make_stage(base)
     scorer = RewardScorer(stage.studio, "reward", PPOSettings(missing_eos_score=-7.0))
     rollout = stage.roll_out(0)
-    ended = scorer(rollout.rows, [Completion(c.tokens, c.text, True) for c in rollout.completions])
-    cut = scorer(rollout.rows, [Completion(c.tokens, c.text, False) for c in rollout.completions])
+    ended = scorer(rollout.rows, [Completion(c.tokens, c.text, True) for c in rollout.completions], stage.budget)
+    cut = scorer(rollout.rows, [Completion(c.tokens, c.text, False) for c in rollout.completions], stage.budget)
     assert (ended > -7).all()
     assert (cut == -7).all()
     forget(stage)

@@ -217,9 +217,12 @@ class EngineClient:
         """Run one stage on what the workspace holds → {"run", "adapter", "metrics"}."""
         return self._ask("train", {"stage": stage, "settings": settings.model_dump(mode="json"), "name": name})
 
-    def resume(self, run: str) -> Job:
-        """Go on with a paused or interrupted run → {"run", "adapter", "metrics"}."""
-        return self._ask("resume", {"run": run})
+    def resume(self, run: str, changes: dict[str, Any] | None = None, *, accept: bool = False) -> Job:
+        """Go on with a paused or interrupted run, with some settings changed → {"run", "adapter", "metrics"}.
+
+        Where anything differs from how it began it raises `RunDiffers`, unless that is accepted.
+        """
+        return self._ask("resume", {"run": run, "changes": changes or {}, "accept": accept})
 
     def score(self, adapter: str, answers: Sequence[tuple[Prompt, str]]) -> Job:
         """Score answers to prompts with a reward adapter → one number each."""

@@ -15,6 +15,7 @@ import torch
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
+from lorarlhf.data.tokens import Budget
 from lorarlhf.errors import AdapterError
 from lorarlhf.forward import context_of, map_sequences, sequence_scores
 from lorarlhf.hardware import free_bytes
@@ -112,14 +113,16 @@ class Engine:
         with self.borrowed(adapter) as name, self.bank.activate(name):
             return generate(self.base, prompts, n, sampling, on_step=on_step)
 
-    def score(self, adapter: str, answers: Sequence[tuple[Prompt, str]], budget: int = 2048) -> list[float]:
+    def score(self, adapter: str, answers: Sequence[tuple[Prompt, str]], tokens: int = 2048) -> list[float]:
         """Score answers to prompts with a reward adapter."""
         if not self.saved(adapter).has_head:
             raise AdapterError(f"adapter {adapter} is no reward model; train one first")
         rows = [self.studio.row(prompt, response, context_of(self.base)) for prompt, response in answers]
         with self.borrowed(adapter) as name, self.bank.activate(name):
             head = self.bank.heads[adapter]
-            scores_B = map_sequences(self.base, rows, budget, lambda batch: sequence_scores(self.base, head, batch))
+            scores_B = map_sequences(
+                self.base, rows, Budget(tokens), lambda batch: sequence_scores(self.base, head, batch)
+            )
         return [float(score) for score in scores_B]
 
     def describe(self) -> dict[str, Any]:

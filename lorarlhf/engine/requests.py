@@ -91,10 +91,14 @@ def receive(stream: BinaryIO, kind: type[M]) -> Iterator[M]:
 
 def packed(error: LoraRlhfError) -> dict[str, Any]:
     """Put an error into words and class names, nearest class first."""
-    return {"classes": [cls.__name__ for cls in type(error).__mro__], "text": str(error)}
+    packed = {"classes": [cls.__name__ for cls in type(error).__mro__], "text": str(error)}
+    return packed | ({"differences": error.differences} if isinstance(error, errors.RunDiffers) else {})
 
 
 def unpacked(value: dict[str, Any]) -> LoraRlhfError:
     """Make the error again: of its own class, or of the nearest one that is known without torch."""
     known = {**vars(errors), **globals()}
-    return next(known[name] for name in value["classes"] if name in known)(value["text"])
+    error: LoraRlhfError = next(known[name] for name in value["classes"] if name in known)(value["text"])
+    if isinstance(error, errors.RunDiffers):
+        error.differences = value["differences"]
+    return error

@@ -177,14 +177,10 @@ class Server:
 
         return self._drive(lambda **live: train(self.engine, stage, STAGES[stage].parse(settings), name, **live))
 
-    def do_resume(self, run: str) -> dict[str, Any]:
+    def do_resume(self, run: str, changes: dict[str, Any], accept: bool) -> dict[str, Any]:
         from lorarlhf.engine.training import resume
 
-        def go_on(on_run: Callable[[str], None], **live: Any) -> dict[str, Any]:
-            on_run(run)
-            return resume(self.engine, run, **live)
-
-        return self._drive(go_on)
+        return self._drive(lambda **live: resume(self.engine, run, changes, accept=accept, **live))
 
     def _drive(self, job: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         def watch(step: int, total: int, metrics: dict[str, float]) -> None:

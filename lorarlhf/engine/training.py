@@ -5,19 +5,25 @@ Whatever can be wrong with a request is found before anything is recorded. Knows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.journal import StoreJournal, Watch
+from lorarlhf.engine.resuming import changed_settings, conditions, differences
 from lorarlhf.engine.stages import build_stage
 from lorarlhf.engine.tracking import Tracker, check_tracker
-from lorarlhf.errors import LoraRlhfError, RunPaused, TrainingError
-from lorarlhf.library import BARE, check_new_name, free_name, newest
-from lorarlhf.settings import STAGES, OptimSettings, Settings
-from lorarlhf.train.loop import Loop, Metrics, Stage
+from lorarlhf.errors import AdapterError, LoraRlhfError, RunDiffers, RunPaused, StoreError, TrainingError
+from lorarlhf.library import BARE, check_new_name, free_name, list_saved, newest, read_saved
+from lorarlhf.settings import OptimSettings, Settings
+from lorarlhf.store.runs import RunRow
+from lorarlhf.train.checkpoint import Found, check_room, find_checkpoint, forget_older
+from lorarlhf.train.loop import Loop, Metrics, Stage, checkpoint_bytes
 
 Paused = Callable[[], bool]
 OnRun = Callable[[str], object]
@@ -68,31 +74,83 @@ def train(
     team = engine.studio.team
     with engine.cleared():
         built = build_stage(engine, request.stage, request.settings, request.parents, request.data)
+        _check_room(engine, "new", request, built)
         run = ""
         if team.is_main:
             parents = {"adapters": request.parents, "data": request.data, "base": engine.base.identity}
             parents["load"] = engine.load_settings.model_dump(mode="json")
+            parents |= conditions(engine, request.parents, request.data)
             base = str(engine.base.identity["name"])
             run = engine.store.start_run(stage, request.adapter, base, settings.model_dump(mode="json"), parents)
             on_run(run)
         return _drive(engine, team.broadcast(run), request, built, watch, paused)
 
 
-def resume(engine: Engine, run: str, watch: Watch | None = None, paused: Paused = lambda: False) -> dict[str, Any]:
-    """Go on with a run from its newest checkpoint, on the data it began with."""
+def resume(
+    engine: Engine,
+    run: str,
+    changes: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+    paused: Paused = lambda: False,
+    on_run: OnRun = lambda run: None,
+    *,
+    accept: bool = False,
+) -> dict[str, Any]:
+    """Go on with a run from its newest checkpoint, on the data it began with, with some settings changed.
+
+    `on_run` is told its id once nothing stands in the way any more. Raises `RunDiffers` where anything that its
+    numbers depend on is not as it began, unless that is accepted.
+    """
     row = engine.store.run(run)
     if row.status == "done":
         raise TrainingError(f"run {run} is done; its adapter is {row.adapter}")
     made_on = row.parents["base"]
     if made_on["fingerprint"] != engine.base.identity["fingerprint"]:
-        raise TrainingError(f"run {run} is on base {made_on['name']}, another one; pass --base {made_on['name']}")
-    settings = STAGES[row.stage].parse(row.settings, f"run {run}")
+        raise TrainingError(
+            f"run {run} is on base {made_on['name']}; the one here is another one: load that, as it was at the start"
+        )
+    settings = changed_settings(row, changes or {})
+    found = find_checkpoint(engine.workspace.runs_dir / run)
+    differing = differences(engine, row, settings, found)
+    if differing and not accept:
+        asked = "".join(f" {_option(name, value)}" for name, value in (changes or {}).items())
+        raise RunDiffers(
+            f"run {run} would not go on as it began: {'; '.join(differing)}; accept that with "
+            f"`lorarlhf resume {run}{asked} --yes`",
+            differing,
+        )
     request = Request(row.stage, settings, row.adapter, row.parents["adapters"], row.parents["data"])
     with engine.cleared():
         built = build_stage(engine, request.stage, request.settings, request.parents, request.data)
+        _check_room(engine, run, request, built)
         if engine.studio.team.is_main:
-            engine.store.claim(run)
-        return _drive(engine, run, request, built, watch, paused, resuming=True)
+            engine.store.claim(run, take_over=accept)
+            _rewind(engine, row, request, found, differing)
+            on_run(run)
+        return _drive(engine, run, request, built, watch, paused, found)
+
+
+def _option(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    return f"--{flag} {value}" if not isinstance(value, bool) else f"--{flag}" if value else f"--no-{flag}"
+
+
+def _rewind(engine: Engine, row: RunRow, request: Request, found: Found, differing: list[str]) -> None:
+    """Take the records back to the checkpoint, and note under which conditions the run goes on."""
+    step = found.checkpoint.step if found.checkpoint else 0
+    engine.store.rewind(row.id, step)
+    parents = {**row.parents, **conditions(engine, request.parents, request.data)}
+    parents["load"] = engine.load_settings.model_dump(mode="json")  # on another machine the base lies elsewhere
+    engine.store.revise_run(row.id, request.settings.model_dump(mode="json"), parents)
+    if differing:
+        engine.store.log_event(row.id, step, f"went on after step {step} with: {'; '.join(differing)}")
+
+
+def _check_room(engine: Engine, run: str, request: Request, stage: Stage) -> None:
+    assert isinstance(request.settings, OptimSettings)
+    adapter = sum(tensor.nbytes for tensor in stage.adapter().values())
+    kept = bool(request.settings.checkpoint_every)
+    check_room(engine.workspace.runs_dir / run, checkpoint_bytes(stage), adapter, kept=kept)
 
 
 def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Request:
@@ -124,8 +182,7 @@ def _drive(
     stage: Stage,
     watch: Watch | None,
     paused: Paused,
-    *,
-    resuming: bool = False,
+    found: Found | None = None,
 ) -> dict[str, Any]:
     """Take the stage to its end and keep its adapter; whatever happens, the run's row says it."""
     settings, team = request.settings, engine.studio.team
@@ -138,45 +195,93 @@ def _drive(
     try:
         if team.is_main:
             journal.track(Tracker(settings.track, run, settings.model_dump(mode="json"), engine.workspace.path))
-        if resuming:
-            loop.restore()
-            _mark(engine, run, "running")
+        if found:
+            loop.restore(found)
+            if team.is_main:
+                engine.store.set_status(run, "running")
         metrics = loop.run()
         if loop.best.adapter:
             metrics["run/best_step"] = float(loop.best.step)
+        adapter = request.adapter
         if team.is_main:
-            card = _card(engine, run, request, metrics)
-            engine.bank.save(stage.trained, engine.workspace.adapters_dir / request.adapter, card)
+            adapter = _keep_adapter(engine, run, request, stage, loop.next_step, metrics)
             engine.store.finish_run(run, "done", metrics)
     except RunPaused as pause:
-        _mark(engine, run, "paused")
+        _end(engine, run, "paused")
         raise RunPaused(f"run {run} {pause}; go on with `lorarlhf resume {run}`") from None
+    except StoreError as error:
+        # Mostly a full disk. What was saved stands, and there is nothing wrong with the run.
+        _end(engine, run, "paused", str(error))
+        raise StoreError(
+            f"run {run} stopped after step {loop.next_step}; once this is mended go on with `lorarlhf resume {run}`: "
+            f"{error}"
+        ) from None
     except LoraRlhfError as error:
-        if team.is_main:
-            engine.store.finish_run(run, "failed", {}, str(error))
+        _end(engine, run, "failed", str(error))
         raise
     except BaseException as error:
         # A crash or a kill signal: the checkpoints stand, so the run can be resumed.
-        if team.is_main:
-            engine.store.finish_run(run, "interrupted", {}, f"{type(error).__name__}: {error}")
+        _end(engine, run, "interrupted", f"{type(error).__name__}: {error}")
         raise
     finally:
         journal.close()
         if team.is_main:
-            engine.store.release(run)
-    return {"run": run, "adapter": request.adapter, "metrics": metrics}
+            with suppress(StoreError):  # whoever comes next sees that this process is gone
+                engine.store.release(run)
+    return {"run": run, "adapter": adapter, "metrics": metrics}
 
 
-def _mark(engine: Engine, run: str, status: str) -> None:
-    if engine.studio.team.is_main:
-        engine.store.set_status(run, status)
+def _end(engine: Engine, run: str, status: str, why: str = "") -> None:
+    """Record how a run ended; where not even that can be written, its row is set right at the next start."""
+    if not engine.studio.team.is_main:
+        return
+    try:
+        engine.store.finish_run(run, status, {}, why)
+    except StoreError:
+        # On a full disk the older of two checkpoints makes room for a row.
+        forget_older(engine.workspace.runs_dir / run)
+        with suppress(StoreError):
+            engine.store.finish_run(run, status, {}, why)
+
+
+def _keep_adapter(engine: Engine, run: str, request: Request, stage: Stage, step: int, metrics: Metrics) -> str:
+    """Write the adapter and return its name: another one where somebody took it while the run was paused."""
+    folder, name, number = engine.workspace.adapters_dir, request.adapter, 1
+    while (folder / name).exists() and not _made_by(folder / name, run):
+        number += 1
+        name = f"{request.adapter}-{number}"
+    if name != request.adapter:
+        row = engine.store.run(run)
+        engine.store.revise_run(run, row.settings, row.parents, name)
+        engine.store.log_event(run, step, f"adapter {request.adapter} exists by now; this one is {name}")
+    for torn in folder.glob(f".{name}.*"):  # a process was killed while it wrote this one
+        shutil.rmtree(torn, ignore_errors=True)
+    # It is there already when the run was killed after writing it, before it could say so.
+    engine.bank.save(stage.trained, folder / name, _card(engine, run, request, metrics), overwrite=True)
+    return name
+
+
+def _made_by(folder: Path, run: str) -> bool:
+    try:
+        return read_saved(folder).card.get("run") == run
+    except AdapterError:
+        return False
+
+
+def _later_than_others(engine: Engine) -> str:
+    """Tell the time, but never one before the newest adapter's: a clock set back must not make this one look older."""
+    now = datetime.now(timezone.utc)
+    others = [str(adapter.card.get("created", "")) for adapter in list_saved(engine.workspace.adapters_dir)]
+    with suppress(ValueError, TypeError):  # a card somebody wrote by hand
+        now = max(now, datetime.fromisoformat(max(others, default="")) + timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds")
 
 
 def _card(engine: Engine, run: str, request: Request, metrics: Metrics) -> dict[str, Any]:
     return {
         "stage": request.stage,
         "run": run,
-        "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "created": _later_than_others(engine),
         "settings": request.settings.model_dump(mode="json"),
         "parents": {
             role: {"name": name, "hash": engine.saved(name).hash if name != BARE else ""}

@@ -1,9 +1,16 @@
-"""Which process works on a run, so that no dead one seems alive and no two work on the same."""
+"""Which process works on a run, so that no dead one seems alive and no two work on the same.
+
+An owner is [pid, when it was born, machine, boot]. Processes of another machine that shares the folder cannot be
+looked at: their run counts as alive while it goes on writing.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,6 +20,8 @@ from lorarlhf.store.runs import RunRow, Runs
 from lorarlhf.store.votes import Votes
 
 OWNERS = "run owners"
+SILENCE = 30 * 60
+"""Seconds without a word after which a run of another machine counts as given up."""
 
 
 class OwnedRuns(Votes, Runs):
@@ -27,20 +36,29 @@ class OwnedRuns(Votes, Runs):
             self.claim(run)
         return run
 
-    def claim(self, run: str) -> None:
-        """Make a run this process's; raise `StoreError` while another one works on it."""
+    def claim(self, run: str, *, take_over: bool = False) -> None:
+        """Make a run this process's; raise `StoreError` while another one works on it.
+
+        `take_over` takes it from a process of another machine, which cannot be looked at.
+        """
         with self.transaction():
             owners = self.get_meta(OWNERS, {})
-            me = psutil.Process()
-            if run in owners and owners[run][0] != me.pid and _lives(owners[run]):
-                raise StoreError(f"run {run} is at work in another process (pid {owners[run][0]}); pause it there")
-            self.set_meta(OWNERS, {**owners, run: [me.pid, me.create_time()]})
+            owner, me = owners.get(run), owner_here()
+            if owner and owner != me and self._at_work(run, owner) and not (take_over and _elsewhere(owner)):
+                where = f" on {owner[2]}" if _elsewhere(owner) else ""
+                raise StoreError(f"run {run} is at work in another process (pid {owner[0]}{where}); pause it there")
+            self.set_meta(OWNERS, {**owners, run: me})
+
+    def owner_elsewhere(self, run: str) -> str:
+        """Name the other machine that may be at work on a run; empty where none is."""
+        owner = self.get_meta(OWNERS, {}).get(run)
+        return str(owner[2]) if owner and _elsewhere(owner) and self._at_work(run, owner) else ""
 
     def release(self, run: str) -> None:
         """Give up a run, if it is this process's."""
         with self.transaction():
             owners = self.get_meta(OWNERS, {})
-            if run in owners and owners[run][0] == os.getpid():
+            if owners.get(run) == owner_here():
                 del owners[run]
                 self.set_meta(OWNERS, owners)
 
@@ -48,7 +66,7 @@ class OwnedRuns(Votes, Runs):
         """Mark the running runs whose process is gone."""
         with self.transaction():
             owners = self.get_meta(OWNERS, {})
-            living = {run: owner for run, owner in owners.items() if _lives(owner)}
+            living = {run: owner for run, owner in owners.items() if self._at_work(run, owner)}
             self.set_meta(OWNERS, living)
             for row in self.runs():
                 if row.status == "running" and row.id not in living:
@@ -57,13 +75,52 @@ class OwnedRuns(Votes, Runs):
     def at_work(self) -> list[RunRow]:
         """List the running runs whose process lives, oldest first."""
         owners = self.get_meta(OWNERS, {})
-        return [row for row in self.runs() if row.status == "running" and row.id in owners and _lives(owners[row.id])]
+        return [
+            row
+            for row in self.runs()
+            if row.status == "running" and row.id in owners and self._at_work(row.id, owners[row.id])
+        ]
+
+    def _at_work(self, run: str, owner: list[Any]) -> bool:
+        if not _elsewhere(owner):
+            return _lives(owner)
+        silent = datetime.now(timezone.utc) - datetime.fromisoformat(self.run(run).updated.replace("Z", "+00:00"))
+        return abs(silent.total_seconds()) < SILENCE
+
+
+def owner_here() -> list[Any]:
+    """Describe this process as an owner."""
+    return [os.getpid(), born(os.getpid()), platform.node(), _boot()]
+
+
+def born(pid: int) -> float:
+    """Tell when a process began: on Linux seconds since the machine did, which setting the clock does not change."""
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.exists():
+        try:
+            # The name in brackets may hold blanks; field 22 is the 20th after it.
+            return int(stat.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            raise psutil.NoSuchProcess(pid) from None
+    return psutil.Process(pid).create_time()
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""  # only Linux tells; elsewhere the birth is a date
+
+
+def _elsewhere(owner: list[Any]) -> bool:
+    return len(owner) > 2 and owner[2] != platform.node()
 
 
 def _lives(owner: list[Any]) -> bool:
     """Tell whether a process is still the one that was noted: numbers of processes are used again."""
+    if len(owner) < 4 or owner[3] != _boot():
+        return False
     try:
-        process = psutil.Process(owner[0])
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - owner[1]) < 5
+        return psutil.Process(owner[0]).status() != psutil.STATUS_ZOMBIE and abs(born(owner[0]) - owner[1]) < 5
     except psutil.Error:
         return False

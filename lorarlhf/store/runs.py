@@ -90,6 +90,25 @@ class Runs(Database):
         """Record how a run ended."""
         self._update(run_id, "status = ?, finished = ?, result = ?, error = ?", (status, now(), dump(result), error))
 
+    def revise_run(
+        self, run_id: str, settings: Mapping[str, Any], parents: Mapping[str, Any], adapter: str | None = None
+    ) -> None:
+        """Record that a run goes on under other conditions, or that its adapter has another name."""
+        self._update(
+            run_id,
+            "settings = ?, parents = ?, adapter = coalesce(?, adapter)",
+            (dump(settings), dump(parents), adapter),
+        )
+
+    def rewind(self, run_id: str, step: int) -> None:
+        """Forget what was recorded after a step: the run goes on from there and records it again."""
+        with self.transaction() as db:
+            self._update(run_id, "step = min(step, ?)", (step,))
+            db.execute("DELETE FROM metrics WHERE run = ? AND step > ?", (run_id, step))
+            db.execute("DELETE FROM events WHERE run = ? AND step > ?", (run_id, step))
+            # Samples are numbered by the step they are drawn in, not by the steps done.
+            db.execute("DELETE FROM samples WHERE run = ? AND step >= ?", (run_id, step))
+
     def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """Record the numbers of a step; a step done again after a resume takes the place of the first.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from lorarlhf.adapters import AdapterBank
@@ -93,6 +94,15 @@ class OneAdapterStage:
 
     studio: Studio
     trained: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.studio.base.device
+
+    def remarks(self) -> list[str]:
+        """Nothing a person should know that the numbers do not say."""
+        return []
 
     def adapter(self) -> dict[str, Tensor]:
         """Return the tensors of the adapter being trained."""

@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from lorarlhf.errors import RunPaused, TrainingError
-from lorarlhf.hardware import release_memory
-from lorarlhf.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lorarlhf.data.tokens import Budget
+from lorarlhf.errors import LoraRlhfError, RunPaused, StoreError, TrainingError
+from lorarlhf.files import folder_bytes, size
+from lorarlhf.hardware import is_out_of_memory, make_room, release_memory
+from lorarlhf.train.checkpoint import (
+    KEEP,
+    Checkpoint,
+    Found,
+    find_checkpoint,
+    forget_checkpoints,
+    has_checkpoint,
+    save_checkpoint,
+)
 from lorarlhf.train.common import prefixed, under
 from lorarlhf.train.rollout import Rollout
 from lorarlhf.train.team import Team
 
+T = TypeVar("T")
 Metrics = dict[str, float]
 
 
@@ -50,6 +62,12 @@ class Stage(Protocol):
     eval_every: int
     trained: str
     """The adapter this stage is for."""
+    budget: Budget
+    """How much it may put through the base at a time; it breathes there."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
 
     def step(self, index: int) -> Metrics:
         """Make one optimizer step."""
@@ -59,6 +77,9 @@ class Stage(Protocol):
 
     def finish(self) -> Metrics:
         """Put the last touches on the chosen adapter; return its final measurements."""
+
+    def remarks(self) -> list[str]:
+        """Return what a person should know about the step just made, in words; most often nothing."""
 
     def adapter(self) -> dict[str, Tensor]:
         """Return the tensors of the adapter being trained."""
@@ -104,9 +125,32 @@ class Best:
     adapter: dict[str, Tensor] = field(default_factory=dict)
 
 
+class _PauseAsked(Exception):  # noqa: N818 - not an error
+    """Somebody wants the run to stop; breaks off whatever it is at."""
+
+
+class _NotANumber(TrainingError):  # noqa: N818 - says what happened
+    """A step measured something that is no finite number."""
+
+
+class Moment(NamedTuple):
+    """All that the next step depends on, copied to the CPU."""
+
+    step: int
+    measured: int
+    ended: bool
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
 @dataclass
 class Loop:
-    """A stage on its way."""
+    """A stage on its way. Every step and every measurement happens as a whole, or not at all.
+
+    Broken off in the middle, by a wish to pause or for want of memory, it leaves the stage as it found it. Several
+    processes must agree on such things, which they only can between two steps: there a pause waits for the step's
+    end, and a process that runs out of memory ends the run.
+    """
 
     stage: Stage
     journal: Journal
@@ -116,60 +160,187 @@ class Loop:
     paused: Callable[[], bool] = lambda: False
     best: Best = field(default_factory=Best)
     next_step: int = 0
+    measured: int = -1
+    """The latest step that was measured on held-out prompts."""
+    ended: bool = False
+    """Whether the stage has reached its end early."""
+
+    def __post_init__(self) -> None:
+        self._earlier: Moment | None = None
+        """Before the latest step that went well: what one too large has spoilt, only the next one shows."""
+        self._asked = [self.stage.budget.tokens, self.stage.budget.rows]
 
     def run(self) -> Metrics:
         """Make all remaining steps; leave the best adapter in memory and return its measurements.
 
-        Raises `RunPaused` after saving when `paused` says so between two steps.
+        Raises `RunPaused` after saving when `paused` says so, within the time of a micro-batch, and `TrainingError`
+        when the run must not go on; it stands saved as it was before the step that went wrong.
         """
-        if self.next_step == 0:
-            # Whoever reads the rows later can tell how far it is.
-            self.journal.metrics(0, {"run/steps": float(self.stage.total)})
-            self._evaluate(0)
+        self.stage.budget.breathe = self._breathe
+        # Whoever reads the rows later can tell how far it is.
+        self.journal.metrics(0, {"run/steps": float(self.stage.total)})
+        self._measure()
+        while not self.ended and self.next_step < self.stage.total:
+            metrics = self._step() | self._measure()
+            self.journal.progress(self.next_step, self.stage.total, metrics)
+            over = self.ended or self.next_step == self.stage.total
+            if self.checkpoint_every and self.next_step % self.checkpoint_every == 0 and not over:
+                self.save()
         try:
-            while self.next_step < self.stage.total:
-                self._one_step()
-        except StageDone as done:
-            self.next_step += 1
-            self.journal.metrics(self.next_step, done.metrics)
-            self.journal.event(self.next_step, str(done))
+            metrics = self._whole("the last measurement", self._finish)
+        except _NotANumber as error:
+            self._leave_spoilt(error)
         if self.best.adapter:
-            self.stage.load_adapter(self.best.adapter)
             kept = "before training, because no later step was better" if self.best.step == 0 else "the best"
             self.journal.event(self.next_step, f"kept the adapter of step {self.best.step}, {kept} on held-out prompts")
         # Not a measurement of the last step, so no row: it is the run's result.
-        return self.stage.finish()
+        return metrics
 
-    def _one_step(self) -> None:
-        index, began = self.next_step, time.perf_counter()
-        metrics = self.stage.step(index)
-        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
-            raise TrainingError(f"step {index}: {bad[0]} is {metrics[bad[0]]}; start again with a lower learning_rate")
+    def _step(self) -> Metrics:
+        began = time.perf_counter()
+        index = self.next_step
+        try:
+            metrics, why = self._whole(f"step {index + 1}", lambda: self._one_step(index))
+        except _NotANumber as error:
+            self._leave_spoilt(error)
+        self.next_step, self.ended = index + 1, bool(why)
         metrics["time/step"] = time.perf_counter() - began
         release_memory()
-        self.next_step = index + 1
         self.journal.metrics(self.next_step, metrics)
-        last = self.next_step == self.stage.total
-        if last or self.next_step % self.stage.eval_every == 0:
-            metrics |= self._evaluate(self.next_step)
-        self.journal.progress(self.next_step, self.stage.total, metrics)
-        pausing = self.team.broadcast(self.paused())
-        if pausing or (self.checkpoint_every and self.next_step % self.checkpoint_every == 0 and not last):
-            self.save()
-        if pausing and not last:
-            raise RunPaused(f"paused after step {self.next_step} of {self.stage.total}; everything is saved")
+        if why:
+            self.journal.event(self.next_step, why)
+        for remark in self.stage.remarks():
+            self.journal.event(self.next_step, remark)
+        return metrics
 
-    def _evaluate(self, step: int) -> Metrics:
-        evaluation = self.stage.evaluate()
+    def _one_step(self, index: int) -> tuple[Metrics, str]:
+        """Make a step → its measurements, and why it was the last one where it was."""
+        why = ""
+        try:
+            metrics = self.stage.step(index)
+        except StageDone as done:
+            metrics, why = done.metrics, str(done)
+        self._check_numbers(f"step {index + 1}", metrics)
+        return metrics, why
+
+    def _check_numbers(self, what: str, metrics: Metrics) -> None:
+        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            raise _NotANumber(
+                f"{what}: {bad[0]} is {metrics[bad[0]]}; what was good before is saved: go on with a lower learning "
+                f"rate, `lorarlhf resume {self.folder.name} --learning-rate …`, or start again with --compute fp32"
+            )
+
+    def _leave_spoilt(self, error: _NotANumber) -> NoReturn:
+        """Go back to before the step that spoilt the weights, save that alone, and raise."""
+        if self._earlier is None:
+            # The first step since a resume: what was saved last is spoilt, so that the one before it counts.
+            forget_checkpoints(self.folder, self.next_step - 1)
+            raise error
+        self._go_back(self._earlier)
+        forget_checkpoints(self.folder, self.next_step)
+        self._fail(error)
+
+    def _measure(self) -> Metrics:
+        """Measure on held-out prompts, where it is time to and not done yet; remember the best adapter."""
+        step = self.next_step
+        on_the_beat = step % self.stage.eval_every == 0 or step == self.stage.total
+        if self.ended or step <= self.measured or not on_the_beat:
+            return {}
+        evaluation = self._whole(f"the measurement after step {step}", self.stage.evaluate, changes=False)
+        self.measured = step
         if evaluation is None:
             return {}
         self.journal.metrics(step, evaluation.metrics)
         if evaluation.answers is not None:
             self.journal.heldout(step, evaluation.answers)
         if evaluation.quality > self.best.quality:
-            adapter = {key: value.detach().cpu().clone() for key, value in self.stage.adapter().items()}
-            self.best = Best(evaluation.quality, step, adapter)
+            self.best = Best(evaluation.quality, step, _copied(self.stage.adapter()))
         return evaluation.metrics
+
+    def _finish(self) -> Metrics:
+        if self.best.adapter:
+            self.stage.load_adapter(self.best.adapter)
+        metrics = self.stage.finish()
+        # Where nothing is held out nobody has looked at the last step's weights yet.
+        largest = max(float(tensor.abs().max()) for tensor in self.stage.adapter().values())
+        self._check_numbers("the last measurement", metrics | {"largest weight": largest})
+        return metrics
+
+    # -- whole or not at all ----------------------------------------------------------------------------------
+
+    def _whole(self, what: str, action: Callable[[], T], *, changes: bool = True) -> T:
+        """Do something that `changes` the stage as a whole: pausing or failing in it undoes it, then saves."""
+        before = self._moment() if changes else None
+        while True:
+            self.stage.budget.begin()
+            pause, failure = False, None
+            try:
+                if self.team.broadcast(self.paused()):
+                    raise _PauseAsked
+                done = action()
+                if before:
+                    self._earlier = before
+                return done
+            except _NotANumber:
+                raise
+            except _PauseAsked:
+                pause = True
+            except LoraRlhfError as error:
+                failure = error
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.team.size > 1:
+                    raise TrainingError(
+                        f"out of memory in {what}, which several processes cannot repeat together; go on with less, "
+                        f"`lorarlhf resume {self.folder.name} --micro-batch-tokens {self.stage.budget.tokens // 2}`"
+                    ) from None
+                # The error keeps the frames it went through, and they keep their tensors.
+                traceback.clear_frames(error.__traceback__)
+            self._go_back(before)
+            if not pause and failure is None:
+                failure = self._make_room(what)
+            if failure is not None:
+                self._fail(failure)
+            if pause:
+                self.save()
+                raise RunPaused(f"paused after step {self.next_step} of {self.stage.total}; everything is saved")
+
+    def _moment(self) -> Moment:
+        return Moment(self.next_step, self.measured, self.ended, _copied(self.stage.tensors()), self.stage.state())
+
+    def _go_back(self, moment: Moment | None) -> None:
+        if moment:
+            self.next_step, self.measured, self.ended = moment[:3]
+            self.stage.load_tensors(moment.tensors)
+            self.stage.load_state(moment.state)
+
+    def _breathe(self) -> None:
+        if self.team.size == 1 and self.paused():
+            raise _PauseAsked
+
+    def _make_room(self, what: str) -> TrainingError | None:
+        """Halve the budget after memory ran out; return the error to stop with where that is not possible."""
+        make_room(self.stage.device)
+        halved = self.stage.budget.halve()
+        if halved:
+            self.journal.event(self.next_step, f"out of memory in {what}: {halved}; it is repeated")
+            return None
+        return TrainingError(
+            f"out of memory in {what} with a single row at a time; all before it is saved. Go on with less, `lorarlhf "
+            f"resume {self.folder.name} --gradient-checkpointing` or a smaller --max-length, or start again with a "
+            "lower rank or a smaller base"
+        )
+
+    def _fail(self, failure: LoraRlhfError) -> NoReturn:
+        """Save what was before something failed, and raise the failure."""
+        try:
+            self.save()
+        except StoreError as error:
+            raise failure from error  # the checkpoints before this one stand
+        raise failure
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -177,17 +348,51 @@ class Loop:
             return
         tensors = prefixed("stage", self.stage.tensors()) | prefixed("best", self.best.adapter)
         quality = self.best.quality if self.best.adapter else None
-        state = {"stage": self.stage.state(), "best": {"quality": quality, "step": self.best.step}}
-        save_checkpoint(self.folder, Checkpoint(self.next_step, tensors, state))
+        state = {
+            "stage": self.stage.state(),
+            "best": {"quality": quality, "step": self.best.step},
+            "measured": self.measured,
+            "ended": self.ended,
+            "budget": {"asked": self._asked, "now": [self.stage.budget.tokens, self.stage.budget.rows]},
+        }
+        first = not has_checkpoint(self.folder)
+        path = save_checkpoint(self.folder, Checkpoint(self.next_step, tensors, state))
+        if first:
+            words = f"a checkpoint takes {size(folder_bytes(path))} of disk; the last {KEEP} are kept"
+            self.journal.event(self.next_step, words)
 
-    def restore(self) -> None:
-        """Go back to the newest checkpoint; raise `TrainingError` when there is none."""
-        step, tensors, state = load_checkpoint(self.folder)
-        self.next_step = step
-        self.stage.load_tensors(under("stage", tensors))
-        self.stage.load_state(state["stage"])
-        if state["best"]["quality"] is not None:
-            self.best = Best(state["best"]["quality"], state["best"]["step"], under("best", tensors))
+    def restore(self, found: Found | None = None) -> None:
+        """Go back to the newest checkpoint that is whole, or to the start where nothing was saved yet."""
+        checkpoint, damaged = found or find_checkpoint(self.folder)
+        if damaged:
+            since = f"step {checkpoint.step}" if checkpoint else "the start"
+            words = f"{' and '.join(damaged)} of the checkpoints {'are' if damaged[1:] else 'is'} damaged"
+            self.journal.event(checkpoint.step if checkpoint else 0, f"{words}: going on from {since}")
+        if checkpoint is None:
+            return
+        self.next_step, tensors, state = checkpoint
+        try:
+            self.measured, self.ended = state["measured"], state["ended"]
+            if state["budget"]["asked"] == self._asked:
+                self.stage.budget.tokens, self.stage.budget.rows = state["budget"]["now"]
+            self.stage.load_tensors(under("stage", tensors))
+            self.stage.load_state(state["stage"])
+            if state["best"]["quality"] is not None:
+                self.best = Best(state["best"]["quality"], state["best"]["step"], under("best", tensors))
+        except (KeyError, TypeError):
+            raise TrainingError(
+                f"run {self.folder.name} was saved by another version of lorarlhf; go on with that one"
+            ) from None
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+
+
+def checkpoint_bytes(stage: Stage) -> int:
+    """Return how large a checkpoint grows: the weights, Adam's two moments of each, and the best adapter."""
+    weights = sum(tensor.nbytes for key, tensor in stage.tensors().items() if not key.startswith("optimizer."))
+    return 3 * weights + sum(tensor.nbytes for tensor in stage.adapter().values())
 
 
 def permutation(length: int, seed: int, epoch: int) -> list[int]:

@@ -84,11 +84,13 @@ class Optimizer:
         return found
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Go on with the moments `state` gave."""
+        """Go on with the moments `state` gave, without gradients."""
         for group in self.groups:
+            self._forget(group)
             for i, parameter in enumerate(group.parameters):
                 prefix = f"{group.name}.{i}."
                 found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+                self._adam.state.pop(parameter, None)
                 if found:
                     # Adam keeps its step count on the CPU; the moments live with their parameter.
                     self._adam.state[parameter] = {

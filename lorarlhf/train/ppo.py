@@ -27,11 +27,12 @@ from lorarlhf.algo.gae import Advantages, gae, token_rewards
 from lorarlhf.algo.kl import AdaptiveKL, FixedKL, KLController, approx_kl
 from lorarlhf.algo.losses import ppo_policy, ppo_value
 from lorarlhf.algo.statistics import center_and_scale, explained_variance, masked_mean, scale_only
-from lorarlhf.data.tokens import micro_batches
+from lorarlhf.data.tokens import Budget
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import Batch, collate, response_logprobs, response_values
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio, prefixed, under
+from lorarlhf.train.health import Health
 from lorarlhf.train.loop import Evaluation, Metrics, StageDone, batch_at
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.train.rollout import Roles, Rollout, Scorer, roll_out
@@ -64,16 +65,18 @@ class PPOStage:
         self.heldout = list(heldout or prompts)[: settings.eval_prompts]
         self.total, self.eval_every, self.trained = settings.steps, settings.eval_every, roles.policy
         self.kl_control = _controller(settings)
+        self.health = Health()
         groups = [
             Group("policy", studio.bank.parameters(roles.policy), settings.learning_rate),
             Group("value", studio.bank.parameters(roles.value), settings.value_learning_rate),
         ]
         self.optimizer = Optimizer(groups, settings, studio.team, eps=settings.adam_eps)
+        self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows)
 
     # -- one step ---------------------------------------------------------------------------------------------
 
     def step(self, index: int) -> Metrics:
-        """Make one PPO step; raise `StageDone` when the policy has left the KL budget."""
+        """Make one PPO step; raise `StageDone` when the policy has left the KL budget or its answers have decayed."""
         rollout = self.roll_out(index)
         advantages = self.advantages(rollout)
         metrics = self.describe(rollout, advantages) | self.update(rollout, advantages, index)
@@ -87,13 +90,18 @@ class PPOStage:
                 f"{self.settings.kl_budget:g}; raise kl_coef or lower learning_rate to go further",
                 metrics,
             )
+        if why := self.health.look(metrics, [completion.text for completion in rollout.completions]):
+            raise StageDone(f"stopped at step {index + 1}: {why}", metrics)
         return metrics
+
+    def remarks(self) -> list[str]:
+        """Return what a person should know about the answers of the step just made."""
+        return self.health.remarks(self.settings.max_new_tokens)
 
     def roll_out(self, index: int) -> Rollout:
         """Draw and judge the answers of one step."""
-        s = self.settings
         chosen = [self.prompts[i % len(self.prompts)] for i in self._prompt_order(index)]
-        return roll_out(self.studio, self.roles, self.scorer, chosen, self._sampling(1 + index), s.micro_batch_tokens)
+        return roll_out(self.studio, self.roles, self.scorer, chosen, self._sampling(1 + index), self.budget)
 
     def _prompt_order(self, index: int) -> list[int]:
         size, count = self.settings.batch_size, len(self.prompts)
@@ -107,7 +115,6 @@ class PPOStage:
             temperature=s.temperature,
             top_p=s.top_p,
             max_new_tokens=s.max_new_tokens,
-            batch_rows=s.rollout_rows,
             seed=(s.seed * 1_000_003 + stream) % 2**63,
         )
 
@@ -154,7 +161,7 @@ class PPOStage:
         sums = torch.zeros(len(UPDATE_METRICS), device=base.device)
         lengths = [part.rows[i].length for i in mine]
         with self.studio.training(self.settings.gradient_checkpointing), self.studio.bank.activate(role):
-            for group in micro_batches(lengths, self.settings.micro_batch_tokens):
+            for group in self.budget.cut(lengths):
                 chosen = [mine[g] for g in group]
                 batch = collate([part.rows[i] for i in chosen], base.pad_id, base.device)
                 loss, metrics = loss_of(batch, _Flat(part, targets, chosen, base.device))
@@ -216,9 +223,7 @@ class PPOStage:
 
     def evaluate(self) -> Evaluation:
         """Draw answers to held-out prompts; the quality is the mean score less the price of its KL."""
-        rollout = roll_out(
-            self.studio, self.roles, self.scorer, self.heldout, self._sampling(0), self.settings.micro_batch_tokens
-        )
+        rollout = roll_out(self.studio, self.roles, self.scorer, self.heldout, self._sampling(0), self.budget)
         kl, score = float(rollout.kl_B.mean()), float(rollout.scores_B.mean())
         quality = score - self.settings.kl_coef * kl if kl <= self.settings.kl_budget else -math.inf
         ended = sum(c.ended for c in rollout.completions) / len(rollout.completions)
@@ -231,6 +236,11 @@ class PPOStage:
         return self.evaluate().metrics
 
     # -- for the loop -----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.studio.base.device
 
     def adapter(self) -> dict[str, Tensor]:
         """Return the tensors of the policy."""
@@ -255,12 +265,15 @@ class PPOStage:
         self.optimizer.load_state(under("optimizer", tensors))
 
     def state(self) -> dict[str, Any]:
-        """Return the KL price; all else is a function of the step."""
-        return {"kl_coef": self.kl_control.coef}
+        """Return the KL price and how the answers fared; all else is a function of the step."""
+        kl = {"coef": self.kl_control.coef, "asked": self.settings.kl_coef}
+        return {"kl": kl, "health": self.health.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put the KL price back."""
-        self.kl_control.coef = state["kl_coef"]
+        """Put the numbers of `state` back; a price that was set anew since stays."""
+        if state["kl"]["asked"] == self.settings.kl_coef:
+            self.kl_control.coef = state["kl"]["coef"]
+        self.health = Health.of(state["health"])
 
 
 UPDATE_METRICS = (

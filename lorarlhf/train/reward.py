@@ -17,7 +17,7 @@ from torch import Tensor
 from lorarlhf.algo.losses import below_zero, bradley_terry
 from lorarlhf.algo.statistics import wilson_interval
 from lorarlhf.data.pairs import Pair
-from lorarlhf.data.tokens import Row, collate, micro_batches
+from lorarlhf.data.tokens import Budget, Row, collate
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import map_sequences, sequence_scores
 from lorarlhf.settings import RewardSettings
@@ -59,6 +59,7 @@ class RewardStage(OneAdapterStage):
         self.eval_every = settings.eval_every
         group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
         self.optimizer = Optimizer([group], settings, studio.team)
+        self.budget = Budget(settings.micro_batch_tokens)
 
     def _encode(self, pair: Pair) -> PairRows:
         room = self.settings.max_length
@@ -84,7 +85,7 @@ class RewardStage(OneAdapterStage):
         total = torch.zeros(2, device=base.device)
         lengths = [2 * max(p.chosen.length, p.rejected.length) for p in pairs]
         with self.studio.training(self.settings.gradient_checkpointing), self.studio.bank.activate(self.trained):
-            for group in micro_batches(lengths, self.settings.micro_batch_tokens):
+            for group in self.budget.cut(lengths):
                 some = [pairs[i] for i in group]
                 batch = collate([p.chosen for p in some] + [p.rejected for p in some], base.pad_id, base.device)
                 chosen_P, rejected_P = sequence_scores(base, self.head, batch).chunk(2)
@@ -124,7 +125,7 @@ class RewardStage(OneAdapterStage):
             mine = map_sequences(
                 base,
                 team.share(rows),
-                self.settings.micro_batch_tokens,
+                self.budget,
                 lambda batch: sequence_scores(base, self.head, batch),
             )
         return torch.tensor(team.gather(mine.tolist()))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lorarlhf.data.tokens import Row, mask_of, pad_flat
+from lorarlhf.data.tokens import Budget, Row, mask_of, pad_flat
 from lorarlhf.forward import (
     batches,
     map_sequences,
@@ -53,8 +53,8 @@ class Rollout(NamedTuple):
         )
 
 
-Scorer = Callable[[list[Row], list[Completion]], Tensor]
-"""Maps answers to rewards [B]."""
+Scorer = Callable[[list[Row], list[Completion], Budget], Tensor]
+"""Maps answers to rewards [B], within a budget."""
 
 
 class RewardScorer:
@@ -63,13 +63,11 @@ class RewardScorer:
     def __init__(self, studio: Studio, adapter: str, settings: PPOSettings) -> None:
         self.studio, self.adapter, self.settings = studio, adapter, settings
 
-    def __call__(self, rows: list[Row], completions: list[Completion]) -> Tensor:
+    def __call__(self, rows: list[Row], completions: list[Completion], budget: Budget) -> Tensor:
         """Score answers → [B] on the CPU."""
         base, head = self.studio.base, self.studio.bank.heads[self.adapter]
         with self.studio.bank.activate(self.adapter):
-            scores_B = map_sequences(
-                base, rows, self.settings.micro_batch_tokens, lambda batch: sequence_scores(base, head, batch)
-            )
+            scores_B = map_sequences(base, rows, budget, lambda batch: sequence_scores(base, head, batch))
         ended_B = torch.tensor([completion.ended for completion in completions])
         return torch.where(ended_B, scores_B, scores_B.clamp_max(self.settings.missing_eos_score))
 
@@ -82,16 +80,22 @@ class Roles(NamedTuple):
     value: str = "value"
 
 
-def draw(studio: Studio, policy: str | None, prompts: list[list[int]], sampling: SamplingSettings) -> list[Completion]:
+def draw(
+    studio: Studio, policy: str | None, prompts: list[list[int]], sampling: SamplingSettings, budget: Budget
+) -> list[Completion]:
     """Draw one answer per prompt, shared over the team, in the order of `prompts`."""
     team = studio.team
     mine = list(range(len(prompts)))[team.rank :: team.size]
+    sampling = sampling.model_copy(update={"batch_rows": budget.side_by_side(len(mine))})
     with studio.bank.activate(policy):
-        return team.gather(complete(studio.base, team.share(prompts), sampling, streams=mine))
+        drawn = complete(
+            studio.base, team.share(prompts), sampling, streams=mine, on_step=lambda tokens: budget.breathe()
+        )
+    return team.gather(drawn)
 
 
 def roll_out(
-    studio: Studio, roles: Roles, scorer: Scorer, prompts: list[list[int]], sampling: SamplingSettings, budget: int
+    studio: Studio, roles: Roles, scorer: Scorer, prompts: list[list[int]], sampling: SamplingSettings, budget: Budget
 ) -> Rollout:
     """Draw an answer to each prompt and let every role speak about it.
 
@@ -99,7 +103,7 @@ def roll_out(
     differences would show up as KL and as ratios that start away from 1.
     """
     base, bank, team = studio.base, studio.bank, studio.team
-    completions = draw(studio, roles.policy, prompts, sampling)
+    completions = draw(studio, roles.policy, prompts, sampling, budget)
     rows = [Row(prompt, c.tokens) for prompt, c in zip(prompts, completions, strict=True)]
     mine = team.share(rows)
 
@@ -112,7 +116,7 @@ def roll_out(
     with bank.activate(roles.value):
         head: nn.Linear = bank.heads[roles.value]
         values = map_tokens(base, mine, budget, lambda batch: response_values(base, head, batch))
-    scores = scorer(mine, team.share(completions)).tolist()
+    scores = scorer(mine, team.share(completions), budget).tolist()
 
     def together(parts: list[Tensor]) -> Tensor:
         found = team.gather([part.tolist() for part in parts])
@@ -131,7 +135,9 @@ def roll_out(
 
 
 @torch.no_grad()
-def token_stats(studio: Studio, rows: list[Row], budget: int, temperature: float) -> tuple[list[Tensor], list[Tensor]]:
+def token_stats(
+    studio: Studio, rows: list[Row], budget: Budget, temperature: float
+) -> tuple[list[Tensor], list[Tensor]]:
     """Compute log-probability and entropy of every response token under the active adapter → per row [R]."""
     logprobs: list[Tensor] = [torch.zeros(0)] * len(rows)
     entropies: list[Tensor] = [torch.zeros(0)] * len(rows)

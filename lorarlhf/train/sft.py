@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorarlhf.data.tokens import Row
+from lorarlhf.data.tokens import Budget, Row
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import batches, map_tokens, response_logprobs
 from lorarlhf.settings import SFTSettings
@@ -33,6 +33,7 @@ class SFTStage(OneAdapterStage):
         self.eval_every = settings.eval_every
         group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
         self.optimizer = Optimizer([group], settings, studio.team)
+        self.budget = Budget(settings.micro_batch_tokens)
 
     def step(self, index: int) -> Metrics:
         """Take one gradient step on `batch_size` demonstrations."""
@@ -46,7 +47,7 @@ class SFTStage(OneAdapterStage):
         base, bank, team = self.studio.base, self.studio.bank, self.studio.team
         total = torch.zeros((), device=base.device)
         with self.studio.training(self.settings.gradient_checkpointing), bank.activate(self.trained):
-            for _, batch in batches(base, rows, self.settings.micro_batch_tokens):
+            for _, batch in batches(base, rows, self.budget):
                 loss = -response_logprobs(base, batch).logprobs_T.sum() / tokens
                 loss.backward()
                 total += loss.detach()
@@ -66,7 +67,7 @@ class SFTStage(OneAdapterStage):
             mine = map_tokens(
                 base,
                 team.share(self.heldout),
-                self.settings.micro_batch_tokens,
+                self.budget,
                 lambda batch: response_logprobs(base, batch).logprobs_T,
             )
         # A process without rows must still add a float: sums over processes need one format.
