@@ -17,7 +17,7 @@ import click
 
 from lorarlhf import __version__
 from lorarlhf.errors import LoraRlhfError, RunPaused
-from lorarlhf.options import chosen, read_preset, settings_options
+from lorarlhf.options import StageCommand, chosen, read_preset, settings_options
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.terminal import (
     counting_bar,
@@ -303,6 +303,39 @@ def _train_command(stage: str) -> None:
 
 for _stage in STAGES:
     _train_command(_stage)
+
+
+@cli.command(cls=StageCommand)
+@click.option("--stage", required=True, type=click.Choice(list(STAGES)), help="The stage to plan.")
+@click.option("--memory", metavar="SIZE", help="Plan for a card with this much, such as 8GB; nothing is measured.")
+@click.option("--no-probe", is_flag=True, help="Only count: load no base, measure nothing, know no seconds.")
+@with_model()
+def plan(
+    stage: str,
+    memory: str | None,
+    no_probe: bool,
+    workspace: str | None,
+    preset: Any,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what memory and time a stage will take, before it starts.
+
+    Takes every setting of the stage, as `train STAGE` does; `plan --stage ppo --help` lists them.
+    """
+    from lorarlhf.engine.planning import plan_for
+    from lorarlhf.plan.show import parse_size, show_plan
+
+    try:
+        room = parse_size(memory) if memory is not None else None
+    except LoraRlhfError as error:
+        raise click.UsageError(f"--memory: {error}") from None
+    asked: Settings = chosen(STAGES[stage], options, preset, stage)
+    place = open_workspace(workspace)
+    load = load_for(place, options, preset)
+    with loading_line() as progress:
+        found = plan_for(place, load, stage, asked, memory=room, probing=not no_probe, progress=progress).as_json()
+    show_json(found) if as_json else click.echo(show_plan(found))
 
 
 @cli.command()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lorarlhf.algo.logprobs import TokenScores, token_scores
 from lorarlhf.base import Base
-from lorarlhf.data.tokens import Batch, Row, collate, micro_batches
+from lorarlhf.data.cutting import micro_batches
+from lorarlhf.data.tokens import Batch, Row, collate
 
 
 def context_of(base: Base) -> int:

@@ -1,4 +1,4 @@
-"""Token rows, and how they are cut into micro-batches. Knows no model."""
+"""Token rows, and the batches they are put into. Knows no model."""
 
 from __future__ import annotations
 
@@ -48,22 +48,6 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu"
     targets_T = torch.tensor([token for row in rows for token in row.response], dtype=torch.long)
     last_B = torch.tensor([row.length - 1 for row in rows])
     return Batch(*(tensor.to(device) for tensor in (ids_BL, attention_mask_BL, predict_BL, targets_T, last_B)))
-
-
-def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut rows into groups whose padded size stays within `budget` tokens → row indices, longest rows first.
-
-    Neighbours in length share a group, so little is padding. A row longer than the budget gets a group of its own.
-    """
-    groups: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if room == 0:
-            groups.append([])
-            room = max(1, budget // max(1, lengths[index]))
-        groups[-1].append(index)
-        room -= 1
-    return groups
 
 
 def pad_flat(flat_T: Tensor, lengths: Sequence[int]) -> Tensor:

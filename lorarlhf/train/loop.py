@@ -190,11 +190,6 @@ def permutation(length: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(length, generator=generator).tolist()
 
 
-def steps_of(epochs: float, batch_size: int, length: int) -> int:
-    """Return how many batches of `batch_at` make `epochs` passes over `length` examples, at least one."""
-    return max(1, math.ceil(epochs * length / min(batch_size, length)))
-
-
 def batch_at(index: int, batch_size: int, length: int, seed: int) -> list[int]:
     """Return the examples of optimizer step `index`: an endless walk through one permutation after another.
 
