@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,17 @@ if TYPE_CHECKING:
     from lorarlhf.engine.core import Engine
 
 
-def plan(engine: Engine, stage: str, settings: Settings, *, probing: bool = True) -> Plan:
+def plan(
+    engine: Engine,
+    stage: str,
+    settings: Settings,
+    *,
+    probing: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Plan:
     """Plan a stage on the engine's base and the workspace's data, refined by a probe; changes nothing.
+
+    Seconds are those of `clock`.
 
     Raises `LoraRlhfError` where the stage's parents are missing.
     """
@@ -41,7 +51,7 @@ def plan(engine: Engine, stage: str, settings: Settings, *, probing: bool = True
     mine = base.report.bytes_on_device + adapters
     probed: Probed | None = None
     if probing:
-        probed = probe(engine.studio, _as_probed(settings, roles), _sizes(settings, data))
+        probed = probe(engine.studio, _as_probed(settings, roles), _sizes(settings, data), clock=clock)
     runtime = None
     if base.device.type == "cpu":
         runtime = max(0.0, psutil.Process().memory_info().rss - mine)

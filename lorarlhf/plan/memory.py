@@ -22,6 +22,8 @@ CONTEXT_BYTES = 600 * 2**20
 """What CUDA and its libraries take before the first tensor, rounded up."""
 PROCESS_BYTES = 480 * 2**20
 """Resident memory of a process that has imported torch, transformers and peft, on a CPU."""
+HEAP_BYTES = 96 * 2**20
+"""What glibc keeps back between the tensors of a pass, where no probe measured it: 44 to 105 MB were seen."""
 LOGITS_CHUNK = 2**24
 """Numbers in the chunk of logits that is held at a time (a test compares it with `lorarlhf.algo.logprobs`)."""
 FP32 = 4
@@ -30,8 +32,9 @@ LEARN_LOGIT, SCORE_LOGIT = 20, 12
 CHOOSE_LOGIT, NUCLEUS_LOGIT = 20, 32
 """Bytes per logit while a token is drawn, without and with top_p: probabilities, and their fp64 cumulative sum."""
 
-PARTS = ("base", "adapters", "gradients", "optimizer", "cache", "activations", "logits", "copies", "runtime")
-"""What memory goes to; `copies` are the best adapter so far and, while a checkpoint is written, all it holds."""
+PARTS = ("base", "adapters", "gradients", "optimizer", "cache", "activations", "logits", "copies", "heap", "runtime")
+"""What memory goes to; `copies` are the best adapter so far and, while a checkpoint is written, all it holds; `heap` is
+what the C library keeps back on a CPU of what tensors no longer use."""
 
 Parts = dict[str, float]
 
@@ -122,9 +125,16 @@ class Phase:
 
 
 def phases(
-    load: Load, demand: Demand, correction: Correction | None = None, runtime: float | None = None
+    load: Load,
+    demand: Demand,
+    correction: Correction | None = None,
+    runtime: float | None = None,
+    heap: float | None = None,
 ) -> list[Phase]:
-    """Count the parts of every phase the stage goes through, in their order."""
+    """Count the parts of every phase the stage goes through, in their order.
+
+    `runtime` are the bytes of the program without a base, `heap` those that the C library keeps back.
+    """
     fix = correction or Correction()
     shape, host = load.shape, load.device == "cpu"
     trained = [FP32 * adapter_parameters(shape, rank, demand.targets) for rank in demand.trained]
@@ -139,6 +149,7 @@ def phases(
         "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1),
         "optimizer": 2 * state,
         "copies": best,
+        "heap": (HEAP_BYTES if heap is None else heap) * host,
         "runtime": runtime,
     }
     found = []
@@ -211,14 +222,15 @@ def learn_bytes(load: Load, p: Pass, rank: int, targets: str = "all-linear", che
     shape, item = load.shape, load.item
     stream = shape.hidden * item
     layer = _kept(load, p, rank, targets)
-    # Backward holds six times the stream at the last norm, later two gradients as wide as the feed-forward part.
+    # Backward holds six times the stream at the last norm, later two gradients as wide as the feed-forward part: the
+    # adapter's in fp32, and the matrix's.
     widest = max(shape.inner, *(m.outputs for m in shape.matrices if m.reads != "attended"))
     norm = 6 * FP32 * shape.hidden * p.tokens
-    wide = FP32 * (shape.hidden + 2 * widest) * p.tokens + _dequantised(load)
+    wide = (FP32 * shape.hidden + (FP32 + item) * widest) * p.tokens + _dequantised(load)
     if checkpointing:
-        # The input of the first norm is the layer's, which is kept anyway, unless the norm has an fp32 copy.
+        # The input of the first norm is the layer's, which is kept anyway, unless the norm has an fp32 copy of it.
         held, waiting = float(shape.layers * stream * p.tokens), layer * p.tokens + wide
-        waiting -= stream * p.tokens if item == FP32 else 0
+        waiting -= stream * p.tokens if item == FP32 or shape.layer_norm else 0
     else:
         held, waiting = (shape.layers * layer - FP32 * shape.hidden) * p.tokens, max(norm, wide)
     chunk = LEARN_LOGIT * _logits(shape, p)

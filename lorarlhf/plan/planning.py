@@ -39,6 +39,8 @@ class Probed:
     pace: Effort
     """Seconds of each piece of work."""
     correction: Correction = Correction()  # noqa: RUF009 - frozen
+    heap: float | None = None
+    """Bytes that the C library keeps back on a CPU."""
     measured: dict[str, Any] | None = None
     """The measurements themselves, to show."""
 
@@ -162,7 +164,10 @@ def _planned(
     batch_of: BatchOf | None,
 ) -> Plan:
     work = work_of(settings, data, roles, batch_of)
-    found = phases(load, work.demand, probed.correction if probed else None, runtime)
+    if probed:
+        found = phases(load, work.demand, probed.correction, runtime, probed.heap)
+    else:
+        found = phases(load, work.demand, runtime=runtime)
     seconds = {name: effort.seconds(probed.pace) for name, effort in work.efforts.items()} if probed else None
     return Plan(stage, load, work, tuple(found), available, seconds, probed)
 

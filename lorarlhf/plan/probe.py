@@ -7,6 +7,7 @@ formula, corrects the formula.
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from lorarlhf.data.tokens import Batch, Row, collate
 from lorarlhf.forward import context_of, response_logprobs, response_values
 from lorarlhf.hardware import release_memory
 from lorarlhf.plan.memory import Correction, Drawing, Load, Pass, draw_bytes, learn_bytes, score_bytes
-from lorarlhf.plan.peak import allocated
+from lorarlhf.plan.peak import allocated, resident
 from lorarlhf.plan.planning import Probed
 from lorarlhf.plan.shapes import shape_of
 from lorarlhf.plan.work import Effort
@@ -36,7 +37,7 @@ NAME = "lorarlhf-probe"
 SECONDS = 0.5
 """What one measurement may take; a slow machine gets smaller sizes."""
 REPEATS = 3
-"""Of short measurements the fastest counts: whatever disturbs one makes it slower."""
+"""Of short measurements the middle one counts."""
 FIRST = 16
 """Tokens of the pass that tells how slow the machine is."""
 SMALL = 64
@@ -105,8 +106,8 @@ class _Probe:
         score, score_logit = self._lines(self.score)
         step, drawn = self._decoding() if isinstance(self.settings, PPOSettings) else (0.0, 0.0)
         pace = Effort(*learn, learn_logit, *score, score_logit, step, drawn, self._update(), self._write())
-        correction, measured = self._memory()
-        return Probed(pace, correction, {**measured, "seconds_per": pace._asdict(), "sizes": vars(self.sizes)})
+        correction, heap, measured = self._memory()
+        return Probed(pace, correction, heap, {**measured, "seconds_per": pace._asdict(), "sizes": vars(self.sizes)})
 
     # -- the work ---------------------------------------------------------------------------------------------
 
@@ -168,12 +169,14 @@ class _Probe:
     def _seconds(self, work: Callable[[], object], repeats: int = REPEATS) -> float:
         found: list[float] = []
         while len(found) < repeats and sum(found) < SECONDS:
+            # A step begins with memory given back to the system, and pays for getting it again.
+            release_memory()
             self._wait()
             began = self.clock()
             work()
             self._wait()
             found.append(self.clock() - began)
-        return min(found)
+        return statistics.median(found)
 
     def _wait(self) -> None:
         if self.base.device.type in ("cuda", "xpu"):
@@ -238,7 +241,7 @@ class _Probe:
 
     # -- memory -----------------------------------------------------------------------------------------------
 
-    def _memory(self) -> tuple[Correction, dict]:
+    def _memory(self) -> tuple[Correction, float | None, dict]:
         """Compare the larger size with the formula."""
         width, answers = self.sizes.width, self.large * self.sizes.answer
         seen = Pass(self.large, width, answers)
@@ -256,22 +259,39 @@ class _Probe:
             "score": lambda: self.score(self.large, logits=True),
             "draw": lambda: self.draw(rows, DECODED),
         }
-        measured = {}
+        if not isinstance(self.settings, PPOSettings):
+            del work["draw"], said["draw"]
+        measured, kept = {}, {}
         for kind, do in work.items():
+            release_memory()
+            with resident() as held:
+                do()
             with allocated(self.base.device) as peak:
                 do()
             measured[kind] = peak.bytes
+            kept[kind] = max(0, held.bytes - peak.bytes) if held.bytes else None
         formula = {kind: sum(parts.values()) for kind, parts in said.items()}
-        cache = said["draw"]["cache"]
         # Gradients come while activations go; only where they are more than those do they show.
         learned = measured["learn"] if measured["learn"] > own else formula["learn"]
         correction = Correction(
             learn=learned / formula["learn"],
             score=measured["score"] / formula["score"],
-            draw=max(0.1, (measured["draw"] - cache) / max(1.0, formula["draw"] - cache)),
+            draw=_beyond(measured, formula, said["draw"]["cache"]) if "draw" in said else 1.0,
         )
-        return correction, {
-            "measured_bytes": measured,
-            "formula_bytes": {kind: round(count) for kind, count in formula.items()},
-            "tokens": seen.tokens,
-        }
+        seen_heaps = [count for count in kept.values() if count is not None]
+        heap = float(max(seen_heaps)) if seen_heaps and self.base.device.type == "cpu" else None
+        return (
+            correction,
+            heap,
+            {
+                "measured_bytes": measured,
+                "formula_bytes": {kind: round(count) for kind, count in formula.items()},
+                "heap_bytes": heap,
+                "tokens": seen.tokens,
+            },
+        )
+
+
+def _beyond(measured: dict[str, int], formula: dict[str, float], cache: float) -> float:
+    """Compare what drawing takes beyond its cache, of which the formula is exact."""
+    return max(0.1, (measured["draw"] - cache) / max(1.0, formula["draw"] - cache))

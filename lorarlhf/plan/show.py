@@ -18,6 +18,7 @@ SIGNS = {
     "activations": "#",
     "logits": "L",
     "copies": "C",
+    "heap": "h",
     "runtime": "r",
 }
 NAMES = {
@@ -29,6 +30,7 @@ NAMES = {
     "activations": "activations",
     "logits": "logits",
     "copies": "best adapter, checkpoint",
+    "heap": "kept back by C library",
     "runtime": "Python, torch, libraries",
 }
 PHASES = {
