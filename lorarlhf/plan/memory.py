@@ -24,6 +24,8 @@ PROCESS_BYTES = 480 * 2**20
 """Resident memory of a process that has imported torch, transformers and peft, on a CPU."""
 HEAP_BYTES = 96 * 2**20
 """What glibc keeps back between the tensors of a pass, where no probe measured it: 44 to 105 MB were seen."""
+KERNELS_BYTES, KERNELS_MOST = 2_500_000, 85_000_000
+"""What oneDNN keeps on a CPU in bf16 for every new size of a pass, and for all of them: its cache has 1,024 places."""
 LOGITS_CHUNK = 2**24
 """Numbers in the chunk of logits that is held at a time (a test compares it with `lorarlhf.algo.logprobs`)."""
 FP32 = 4
@@ -34,7 +36,7 @@ CHOOSE_LOGIT, NUCLEUS_LOGIT = 20, 32
 
 PARTS = ("base", "adapters", "gradients", "optimizer", "cache", "activations", "logits", "copies", "heap", "runtime")
 """What memory goes to; `copies` are the best adapter so far and, while a checkpoint is written, all it holds; `heap` is
-what the C library keeps back on a CPU of what tensors no longer use."""
+what the C library keeps back on a CPU of what tensors no longer use, and the code oneDNN makes."""
 
 Parts = dict[str, float]
 
@@ -149,7 +151,7 @@ def phases(
         "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1),
         "optimizer": 2 * state,
         "copies": best,
-        "heap": (HEAP_BYTES if heap is None else heap) * host,
+        "heap": ((HEAP_BYTES if heap is None else heap) + _kernels(load, demand)) * host,
         "runtime": runtime,
     }
     found = []
@@ -166,6 +168,12 @@ def phases(
         # A checkpoint is copied as a whole before it is written: adapters, both moments, the best adapter.
         found.append(Phase("write", always | {"copies": best + 3 * state + best}))
     return found
+
+
+def _kernels(load: Load, demand: Demand) -> int:
+    """Count the bytes of the code that oneDNN writes for the sizes of the passes."""
+    sizes = {(p.rows, p.width) for p in (*(p for p, _ in demand.learn), *demand.score)}
+    return min(KERNELS_MOST, KERNELS_BYTES * len(sizes)) if load.item < FP32 else 0
 
 
 def _learn(load: Load, demand: Demand, fix: Correction, always: Parts, trained: list[int]) -> Phase:

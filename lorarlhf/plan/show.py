@@ -30,7 +30,7 @@ NAMES = {
     "activations": "activations",
     "logits": "logits",
     "copies": "best adapter, checkpoint",
-    "heap": "kept back by C library",
+    "heap": "kept back by libraries",
     "runtime": "Python, torch, libraries",
 }
 PHASES = {
