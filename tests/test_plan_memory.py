@@ -216,6 +216,8 @@ def test_work_is_cut_as_the_stage_cuts_it() -> None:
     assert work.steps == 5
     assert work.efforts["write"].writes == 2
     assert work.efforts["learn"].updates == 5
+    last = SFTSettings.parse({**settings.model_dump(), "checkpoint_every": 5})
+    assert work_of(last, Data(tuple((row,) for row in lengths)), Roles((4,))).efforts["write"].writes == 0
     wanted = [p for s in range(5) for p in passes([lengths[i] for i in batch_at(s, 8, 20, 0)], 64, logits=True)]
     assert work.efforts["learn"][:3] == (len(wanted), sum(p.tokens for p in wanted), sum(p.answers for p in wanted))
     assert {p for p, _ in work.demand.learn} == set(wanted)

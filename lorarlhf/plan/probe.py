@@ -34,8 +34,10 @@ from lorarlhf.train.optim import Group, Optimizer
 
 NAME = "lorarlhf-probe"
 """The adapter it works with; gone when it ends."""
-SECONDS = 0.5
+SECONDS = 0.4
 """What one measurement may take; a slow machine gets smaller sizes."""
+TOO_SLOW = 4 * SECONDS
+"""What takes longer is measured once, its start included."""
 REPEATS = 3
 """Of short measurements the middle one counts."""
 FIRST = 16
@@ -166,17 +168,24 @@ class _Probe:
 
     # -- time -------------------------------------------------------------------------------------------------
 
-    def _seconds(self, work: Callable[[], object], repeats: int = REPEATS) -> float:
+    def _seconds(self, work: Callable[[], object]) -> float:
+        first = self._once(work)
+        if first > TOO_SLOW:
+            return first
+        # The first time of a new size, libraries choose and even write their code.
         found: list[float] = []
-        while len(found) < repeats and sum(found) < SECONDS:
-            # A step begins with memory given back to the system, and pays for getting it again.
-            release_memory()
-            self._wait()
-            began = self.clock()
-            work()
-            self._wait()
-            found.append(self.clock() - began)
+        while len(found) < REPEATS and sum(found) < SECONDS:
+            found.append(self._once(work))
         return statistics.median(found)
+
+    def _once(self, work: Callable[[], object]) -> float:
+        # A step begins with memory given back to the system, and pays for getting it again.
+        release_memory()
+        self._wait()
+        began = self.clock()
+        work()
+        self._wait()
+        return self.clock() - began
 
     def _wait(self) -> None:
         if self.base.device.type in ("cuda", "xpu"):
@@ -187,7 +196,6 @@ class _Probe:
         wanted = self.sizes
         width = min(FIRST, wanted.width)
         self.sizes = replace(wanted, width=width, answer=min(wanted.answer, width - 1))
-        self.learn(1, logits=True)  # the first pass of all pays for what is set up once
         tokens = SECONDS * width / self._seconds(lambda: self.learn(1, logits=True))
         width = max(width, min(wanted.width, int(tokens / 2)))
         self.sizes = replace(
@@ -237,7 +245,7 @@ class _Probe:
         state = self.studio.bank.state(NAME)
         tensors = {f"{copy}.{key}": value for copy in range(4) for key, value in state.items()}
         with tempfile.TemporaryDirectory() as folder:
-            return self._seconds(lambda: save_checkpoint(Path(folder), Checkpoint(0, tensors, {})), 1)
+            return self._seconds(lambda: save_checkpoint(Path(folder), Checkpoint(0, tensors, {})))
 
     # -- memory -----------------------------------------------------------------------------------------------
 
