@@ -20,7 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
-from lorarlhf.data.tokens import Budget, Row, collate
+from lorarlhf.data.cutting import Budget
+from lorarlhf.data.tokens import Row, collate
 from lorarlhf.forward import hidden_states
 from lorarlhf.sampling import Completion
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lorarlhf.fits import BLOCK, NF4_BYTES
+from lorarlhf.plan.memory import BLOCK, NF4_BYTES
 
 QUANTISED = ("Linear4bit", "Linear8bitLt")
 """Layers of bitsandbytes, by class name: the package may be missing."""

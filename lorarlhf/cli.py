@@ -7,94 +7,26 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lorarlhf import __version__
-from lorarlhf.errors import LoraRlhfError, RunDiffers, RunPaused
-from lorarlhf.options import changing_options, chosen, settings_options
-from lorarlhf.preset import load_preset
-from lorarlhf.settings import CHANGEABLE, STAGES, LoadSettings, SamplingSettings, Settings
+from lorarlhf.cli_runs import plan, resume, runs, train
+from lorarlhf.cli_shared import common, engine_for, load_for, open_workspace, with_model
+from lorarlhf.errors import LoraRlhfError, RunPaused
+from lorarlhf.options import chosen
+from lorarlhf.settings import SamplingSettings
 from lorarlhf.terminal import (
     counting_bar,
-    loading_line,
-    pause_on_interrupt,
     say,
     show_json,
     table,
-    training_bar,
 )
 
 if TYPE_CHECKING:
-    from lorarlhf.engine.core import Engine
-    from lorarlhf.workspace import Workspace
-
-
-def common(command: Callable) -> Callable:
-    """Add the options every command has."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON value on stdout, nothing else.")(
-        command
-    )
-    return click.option(
-        "--workspace",
-        metavar="DIR",
-        help="Folder of votes, runs and adapters. [default: $LORARLHF_HOME or ~/.lorarlhf]",
-    )(command)
-
-
-def with_model(*groups: Any) -> Callable[[Callable], Callable]:
-    """Add the options of a command that needs a base, and those of the groups it uses."""
-
-    def decorate(command: Callable) -> Callable:
-        @wraps(command)
-        def prepared(workspace: str | None, preset: str | None, **options: Any) -> Any:
-            from lorarlhf.doctor import preset_name
-
-            settings = load_preset(preset_name(preset)) if preset else {}
-            return command(workspace=workspace, preset=settings, **options)
-
-        found = settings_options(*groups, LoadSettings)(prepared)
-        found = click.option(
-            "--preset", metavar="NAME", help="Settings for a kind of machine: a name, a YAML file, or auto."
-        )(found)
-        return common(found)
-
-    return decorate
-
-
-def open_workspace(path: str | None) -> Workspace:
-    """Find the workspace named on the command line."""
-    from lorarlhf.workspace import Workspace
-
-    return Workspace(path).open()
-
-
-def load_for(place: Workspace, options: dict[str, Any], preset: dict[str, Any]) -> LoadSettings:
-    """Choose the base: the one asked for, else the workspace's, else the starter."""
-    with place.store() as store:
-        remembered = store.get_meta("load", {})
-    return chosen(LoadSettings, options, {"load": {**remembered, **preset.get("load", {})}}, "load")
-
-
-@contextmanager
-def engine_for(workspace: str | None, options: dict[str, Any], preset: dict[str, Any]) -> Iterator[Engine]:
-    """Start the engine in this process, on the base asked for, else the workspace's, else the starter."""
-    place = open_workspace(workspace)
-    load = load_for(place, options, preset)
-    from lorarlhf.engine.core import Engine
-
-    with loading_line() as progress:
-        engine = Engine(place, load, progress)
-        _ = engine.base
-    if options.get("base"):
-        engine.store.set_meta("load", load.model_dump(exclude_defaults=True) | {"base": load.base})
-    yield engine
-    engine.store.close()
+    pass
 
 
 @click.group(
@@ -282,85 +214,6 @@ def score(adapter: str, file: str, workspace: str | None, preset: Any, as_json: 
 # -- training -------------------------------------------------------------------------------------------------
 
 
-@cli.group()
-def train() -> None:
-    """Train one stage on what the workspace holds."""
-
-
-def _train_command(stage: str) -> None:
-    settings = STAGES[stage]
-
-    @train.command(stage, help=settings.__doc__)
-    @click.option(
-        "--name", default="", metavar="NAME", help=f"Name of the new adapter. [default: {stage}-1, {stage}-2 …]"
-    )
-    @with_model(settings)
-    def command(name: str, workspace: str | None, preset: Any, as_json: bool, **options: Any) -> None:
-        asked: Settings = chosen(settings, options, preset, stage)
-        with engine_for(workspace, options, preset) as engine, pause_on_interrupt() as paused:
-            from lorarlhf.engine.training import train as run
-
-            with training_bar(stage) as watch:
-                result = run(engine, stage, asked, name, watch, paused)
-            _say_remarks(engine, result["run"])
-        _show_result(result, as_json)
-
-
-for _stage in STAGES:
-    _train_command(_stage)
-
-
-@cli.command()
-@click.argument("run")
-@click.option("--yes", is_flag=True, help="Go on though versions, settings or parents differ from how it began.")
-@click.option("--base", metavar="PATH", help="Where its base lies on this machine. [default: where it was]")
-@changing_options(STAGES.values(), CHANGEABLE)
-@common
-def resume(run: str, yes: bool, base: str | None, workspace: str | None, as_json: bool, **options: Any) -> None:
-    """Go on with a paused, interrupted or failed RUN exactly where it stopped, or with some settings changed.
-
-    Says what differs from how it began and asks: other settings, other versions of lorarlhf and its libraries.
-    """
-    changes = {name: value for name, value in options.items() if value is not None}
-    with open_workspace(workspace).store() as store:
-        row = store.find_run(run)
-    load = {**row.parents["load"], **({"base": base} if base else {})}
-    with engine_for(workspace, load, {}) as engine, pause_on_interrupt() as paused:
-        from lorarlhf.engine.training import resume as go_on
-
-        try:
-            with training_bar(row.stage) as watch:
-                result = go_on(engine, row.id, changes, watch, paused, accept=yes)
-        except RunDiffers as differs:
-            if not sys.stdin.isatty():
-                raise
-            say(f"run {row.id} would not go on as it began:\n  " + "\n  ".join(differs.differences))
-            click.confirm("Go on like this?", abort=True, err=True)
-            with training_bar(row.stage) as watch:
-                result = go_on(engine, row.id, changes, watch, paused, accept=True)
-        _say_remarks(engine, row.id)
-    _show_result(result, as_json)
-
-
-def _say_remarks(engine: Engine, run: str) -> None:
-    from lorarlhf.watching import spoken
-
-    for line in spoken(engine.store.run(run), engine.store):
-        say(line)
-
-
-def _show_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(result)
-        return
-    click.echo(f"run {result['run']} made adapter {result['adapter']}")
-    shown = {k: v for k, v in result["metrics"].items() if k.startswith("eval/")}
-    click.echo("\n".join(f"  {name.removeprefix('eval/')}: {value:.4g}" for name, value in shown.items()))
-
-
-# -- what there is --------------------------------------------------------------------------------------------
-
-
 @cli.command()
 @common
 def adapters(workspace: str | None, as_json: bool) -> None:
@@ -382,34 +235,6 @@ def adapters(workspace: str | None, as_json: bool) -> None:
         show_json(found)
     else:
         click.echo(table(found, ["name", "stage", "base", "created"]) if found else "no adapters yet")
-
-
-@cli.command()
-@click.argument("run", required=False)
-@click.option("--watch", is_flag=True, help="Follow what is at work, in any process; Ctrl-C leaves it alone.")
-@common
-def runs(run: str | None, watch: bool, workspace: str | None, as_json: bool) -> None:
-    """List the training runs of the workspace, or tell RUN in words."""
-    from lorarlhf.files import folder_bytes, size
-    from lorarlhf.watching import describe
-    from lorarlhf.watching import watch as follow
-
-    place = open_workspace(workspace)
-    with place.store() as store:
-        store.mark_interrupted()
-        if watch:
-            follow(store)
-            if not as_json:
-                return
-        listed = [store.find_run(run)] if run else store.runs()
-        found = [{**vars(row), "disk_bytes": folder_bytes(place.runs_dir / row.id)} for row in listed]
-        text = describe(store, found[0]["id"]) if run else ""
-    if as_json or run:
-        show_json(found[0] if run else found) if as_json else click.echo(text)
-        return
-    columns = ["id", "status", "step", "adapter", "base", "created", "disk", "error"]
-    shown = [{**row, "created": row["created"][:19], "disk": size(row["disk_bytes"])} for row in found]
-    click.echo(table(shown, columns) if found else "no runs yet")
 
 
 @cli.command("export")
@@ -461,6 +286,10 @@ def doctor(workspace: str | None, as_json: bool) -> None:
 
 
 # -- the edge -------------------------------------------------------------------------------------------------
+
+
+for _command in (train, plan, resume, runs):
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -13,12 +13,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lorarlhf.fits import SHAPES, generate_bytes, train_bytes
+from lorarlhf.plan.memory import PROCESS_BYTES, Demand, Drawing, Load, phases
+from lorarlhf.plan.planning import make_plan
+from lorarlhf.plan.shapes import SHAPES
 from lorarlhf.preset import preset_for
+from lorarlhf.settings import PPOSettings
 
 Findings = dict[str, Any]
 SHOWN = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "gradio")
 LOW_DISK = 5 * 2**30
+ROWS, TOKENS = 16, 512
+"""Answers drawn side by side, and their tokens with the prompt."""
+TRAINED = PPOSettings(gradient_checkpointing=True, batch_size=ROWS, rollout_rows=ROWS)
+"""What training is estimated with."""
 
 
 def examine(workspace: Path | str | None = None) -> Findings:
@@ -86,7 +93,7 @@ def render(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-_ASSUMED = "16 answers of 512 tokens, or PPO on 2048 tokens a pass"
+_ASSUMED = f"{ROWS} answers of {TOKENS} tokens, or PPO with gradient checkpointing; `lorarlhf plan` knows more"
 
 
 def _size(count: float) -> str:
@@ -198,15 +205,20 @@ def _examine_fits(findings: Findings) -> None:
     chosen = next((row for row in findings["devices"] if row["id"] == findings["device"]), None)
     if chosen is None:
         return
-    item = 2 if chosen["bf16"] else 4
+    kind, item = chosen["id"].partition(":")[0], 2 if chosen["bf16"] else 4
+    # What this process itself takes on a CPU is part of the estimate.
+    free = chosen["free_bytes"] + (PROCESS_BYTES if kind == "cpu" else 0)
     for shape in SHAPES:
-        rate, train = generate_bytes(shape, item=item), train_bytes(shape, item=item)
+        load = Load(shape, 4, item, kind)
+        drawing = Demand(trained=(), frozen=(16,), draw=(Drawing(ROWS, TOKENS // 2, TOKENS // 2),), keeps_best=False)
+        rate = phases(load, drawing)[0].total
+        train = make_plan("ppo", TRAINED, load).peak.total
         findings["fits"].append(
             {
                 "base": shape.name,
-                "rate": rate <= chosen["free_bytes"],
+                "rate": rate <= free,
                 "rate_bytes": rate,
-                "train": train <= chosen["free_bytes"],
+                "train": train <= free,
                 "train_bytes": train,
             }
         )

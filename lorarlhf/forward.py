@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lorarlhf.algo.logprobs import TokenScores, token_scores
 from lorarlhf.base import Base
-from lorarlhf.data.tokens import Batch, Budget, Row, collate
+from lorarlhf.data.cutting import Budget
+from lorarlhf.data.tokens import Batch, Row, collate
 
 
 def context_of(base: Base) -> int:

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from lorarlhf.errors import SettingsError
 from lorarlhf.preset import Preset
-from lorarlhf.settings import S, Settings
+from lorarlhf.settings import STAGES, S, Settings
 
 
 def settings_options(*groups: type[Settings]) -> Callable[[Callable], Callable]:
@@ -37,6 +37,26 @@ def changing_options(groups: Iterable[type[Settings]], names: Collection[str]) -
         return command
 
     return decorate
+
+
+class StageCommand(click.Command):
+    """A command whose options are, besides its own, the settings of the stage that `--stage` names."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """List its own options, then those of the stage."""
+        own = super().get_params(ctx)
+        stage = STAGES.get(ctx.meta.get("stage", ""))
+        if stage is None:
+            return own
+        made = click.command()(settings_options(stage)(lambda **_: None))
+        return [*own[:-1], *made.params, own[-1]]  # --help stays last
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look which stage is meant before the others can be read."""
+        words = [word for arg in args for word in arg.split("=", 1)]
+        at = words.index("--stage") + 1 if "--stage" in words else len(words)
+        ctx.meta["stage"] = words[at] if at < len(words) else ""
+        return super().parse_args(ctx, args)
 
 
 def _option(name: str, field: FieldInfo, default: str = "") -> Callable[[Callable], Callable]:

@@ -15,9 +15,7 @@ import torch
 
 from lorarlhf import doctor, hardware
 from lorarlhf.doctor import examine, render
-from lorarlhf.fits import SHAPES, Shape, adapter_parameters, cache_bytes, generate_bytes, resident_bytes, train_bytes
-
-BY_NAME = {shape.name: shape for shape in SHAPES}
+from lorarlhf.plan.shapes import SHAPES
 
 
 def problem(findings: dict[str, Any], word: str) -> dict[str, str]:
@@ -102,26 +100,9 @@ def test_container_limit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.free_bytes(torch.device("cpu")) == 1000
 
 
-def test_sizes_by_hand() -> None:
-    # hidden 64, inner 128, 4 heads of 16, 2 of them for keys, 100 words, 3 layers:
-    # a layer has 64·64·2 + 64·32·2 + 64·128·3 = 36,864 weights, three have 110,592; the table has 6,400.
-    shape = Shape("hand", 3, 64, 128, 64, 32, 100, True)
-    assert resident_bytes(shape, bits=16) == (110_592 + 6_400) * 2
-    assert resident_bytes(shape, bits=8) == 110_592 + 12_800
-    # 4 bits: half a byte, a byte per 64, four bytes per 64·256 → 0.515869… bytes a weight.
-    assert resident_bytes(shape, bits=4) == int(110_592 * 0.515869140625 + 12_800)
-    # rank 16: 16·(128 + 128 + 96 + 96 + 192·3) = 16,384 numbers a layer.
-    assert adapter_parameters(shape) == 3 * 16_384
-    # keys and values: 2 · 3 layers · 32 wide · 2 rows · 10 tokens · 2 bytes
-    assert cache_bytes(shape, rows=2, tokens=10) == 7_680
-
-
-@pytest.mark.parametrize(("name", "gigabytes"), [("Llama-3.1-8B", 5.7), ("Qwen3-4B", 2.65), ("Qwen3-1.7B", 1.35)])
-def test_sizes_of_known_bases(name: str, gigabytes: float) -> None:
-    assert resident_bytes(BY_NAME[name]) / 1e9 == pytest.approx(gigabytes, rel=0.01)
-
-
-def test_larger_bases_take_more_and_training_is_not_free() -> None:
-    assert [train_bytes(s) for s in SHAPES] == sorted(train_bytes(s) for s in SHAPES)
-    assert all(generate_bytes(s) > resident_bytes(s) for s in SHAPES)
-    assert generate_bytes(BY_NAME["Llama-3.1-8B"]) < 24 * 2**30 < generate_bytes(BY_NAME["Llama-3.3-70B"])
+def test_what_fits_comes_from_the_planner_and_grows_with_the_base(tmp_path: Path) -> None:
+    fits = examine(tmp_path)["fits"]
+    assert [row["base"] for row in fits] == [shape.name for shape in SHAPES]
+    assert all(row["train_bytes"] > row["rate_bytes"] for row in fits)
+    for key in ("rate_bytes", "train_bytes"):
+        assert [row[key] for row in fits] == sorted(row[key] for row in fits)

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from lorarlhf.data.tokens import Budget
+from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import RunPaused, TrainingError
 from lorarlhf.hardware import is_out_of_memory
 from lorarlhf.train import checkpoint

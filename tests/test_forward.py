@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lorarlhf.base import load_base
-from lorarlhf.data.tokens import Budget, Row, collate
+from lorarlhf.data.cutting import Budget
+from lorarlhf.data.tokens import Row, collate
 from lorarlhf.forward import (
     batches,
     hidden_states,

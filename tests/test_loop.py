@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorarlhf.adapters import AdapterBank
-from lorarlhf.data.tokens import Budget
+from lorarlhf.data.cutting import Budget, steps_of
 from lorarlhf.errors import RunPaused, TrainingError
 from lorarlhf.settings import OptimSettings, RewardSettings, SFTSettings
 from lorarlhf.train.checkpoint import find_checkpoint
 from lorarlhf.train.common import Studio
-from lorarlhf.train.loop import Evaluation, Loop, StageDone, batch_at, permutation, steps_of
+from lorarlhf.train.loop import Evaluation, Loop, StageDone, batch_at, permutation
 from lorarlhf.train.optim import Group, Optimizer, rate_factor
 from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.sft import SFTStage

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorarlhf.data.tokens import Row, collate, mask_of, micro_batches, pad_flat
+from lorarlhf.data.cutting import micro_batches
+from lorarlhf.data.tokens import Row, collate, mask_of, pad_flat
 
 quick = settings(max_examples=150, deadline=None)
 

@@ -142,7 +142,7 @@ def test_stages_queue_up_and_their_runs_are_compared_and_saved(app, tmp_path):
         assert waiting.count() == 0
         assert page.locator("#runs li:has-text('narrow') .pill.done").count() == 1
         assert page.locator("#notice:visible").count() == 1
-        assert page.inner_text("#notice-text") == "wide is done"
+        page.wait_for_selector("#notice-text:has-text('wide is done')")
 
         # Both over each other, with the one setting in which they differ.
         page.locator("#runs button.name:has-text('wide')").click()

@@ -224,6 +224,14 @@ class EngineClient:
         """
         return self._ask("resume", {"run": run, "changes": changes or {}, "accept": accept})
 
+    def plan(self, stage: str, settings: Settings, *, probing: bool = True) -> Job:
+        """Predict memory and time of a stage on what the workspace holds → what `Plan.as_json` says; changes nothing.
+
+        With `probing` it measures this machine for a few seconds first; without, it counts, and knows no seconds.
+        """
+        args = {"stage": stage, "settings": settings.model_dump(mode="json"), "probing": probing}
+        return self._ask("plan", args)
+
     def score(self, adapter: str, answers: Sequence[tuple[Prompt, str]]) -> Job:
         """Score answers to prompts with a reward adapter → one number each."""
         return self._ask("score", {"adapter": adapter, "answers": list(answers)})

@@ -15,7 +15,7 @@ import torch
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
-from lorarlhf.data.tokens import Budget
+from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import AdapterError
 from lorarlhf.forward import context_of, map_sequences, sequence_scores
 from lorarlhf.hardware import free_bytes

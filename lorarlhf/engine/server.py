@@ -192,6 +192,11 @@ class Server:
 
         return job(watch=watch, paused=self._stopping, on_run=on_run)
 
+    def do_plan(self, stage: str, settings: dict[str, Any], probing: bool) -> dict[str, Any]:
+        from lorarlhf.engine.planning import plan
+
+        return plan(self.engine, stage, STAGES[stage].parse(settings), probing=probing).as_json()
+
     def do_score(self, adapter: str, answers: list[Any]) -> list[float]:
         return self.engine.score(adapter, [(tuple(prompt), response) for prompt, response in answers])
 

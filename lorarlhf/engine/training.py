@@ -159,14 +159,15 @@ def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Reque
     check_tracker(getattr(settings, "track", "none"))
     adapter = name or free_name(folder, stage, engine.store.run_names())
     check_new_name(folder, adapter)
-    parents = {role: _parent(engine, getattr(settings, role), default) for role, default in PARENTS[stage].items()}
+    parents = {role: parent_of(engine, getattr(settings, role), default) for role, default in PARENTS[stage].items()}
     if parents.get("reward") == BARE:
         raise TrainingError("no reward model on this base yet; train one first with `lorarlhf train reward`")
     data = {kind: [row.id for row in getattr(engine.store, kind)()] for kind in DATA[stage]}
     return Request(stage, settings, adapter, parents, data)
 
 
-def _parent(engine: Engine, asked: str, default_stage: str) -> str:
+def parent_of(engine: Engine, asked: str, default_stage: str) -> str:
+    """Name the adapter that plays a role: the one asked for, else the newest of a stage, else the bare base."""
     if asked == BARE:
         return BARE
     if asked:

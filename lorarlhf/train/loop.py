@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lorarlhf.data.tokens import Budget
+from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import LoraRlhfError, RunPaused, StoreError, TrainingError
 from lorarlhf.files import folder_bytes, size
 from lorarlhf.hardware import is_out_of_memory, make_room, release_memory
@@ -399,11 +399,6 @@ def permutation(length: int, seed: int, epoch: int) -> list[int]:
     """Return the order of the examples in one epoch: a function of seed and epoch alone."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(length, generator=generator).tolist()
-
-
-def steps_of(epochs: float, batch_size: int, length: int) -> int:
-    """Return how many batches of `batch_at` make `epochs` passes over `length` examples, at least one."""
-    return max(1, math.ceil(epochs * length / min(batch_size, length)))
 
 
 def batch_at(index: int, batch_size: int, length: int, seed: int) -> list[int]:

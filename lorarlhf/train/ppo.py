@@ -27,7 +27,7 @@ from lorarlhf.algo.gae import Advantages, gae, token_rewards
 from lorarlhf.algo.kl import AdaptiveKL, FixedKL, KLController, approx_kl
 from lorarlhf.algo.losses import ppo_policy, ppo_value
 from lorarlhf.algo.statistics import center_and_scale, explained_variance, masked_mean, scale_only
-from lorarlhf.data.tokens import Budget
+from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import Batch, collate, response_logprobs, response_values
 from lorarlhf.settings import PPOSettings, SamplingSettings

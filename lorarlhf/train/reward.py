@@ -16,13 +16,14 @@ from torch import Tensor
 
 from lorarlhf.algo.losses import below_zero, bradley_terry
 from lorarlhf.algo.statistics import wilson_interval
+from lorarlhf.data.cutting import Budget, steps_of
 from lorarlhf.data.pairs import Pair
-from lorarlhf.data.tokens import Budget, Row, collate
+from lorarlhf.data.tokens import Row, collate
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import map_sequences, sequence_scores
 from lorarlhf.settings import RewardSettings
 from lorarlhf.train.common import OneAdapterStage, Studio, split_by_prompt
-from lorarlhf.train.loop import Evaluation, Metrics, batch_at, steps_of
+from lorarlhf.train.loop import Evaluation, Metrics, batch_at
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.types import Demonstration, Outcome
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lorarlhf.data.tokens import Budget, Row, mask_of, pad_flat
+from lorarlhf.data.cutting import Budget
+from lorarlhf.data.tokens import Row, mask_of, pad_flat
 from lorarlhf.forward import (
     batches,
     map_sequences,

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from lorarlhf.data.tokens import Budget, Row
+from lorarlhf.data.cutting import Budget, steps_of
+from lorarlhf.data.tokens import Row
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import batches, map_tokens, response_logprobs
 from lorarlhf.settings import SFTSettings
 from lorarlhf.train.common import OneAdapterStage, Studio, split_by_prompt
-from lorarlhf.train.loop import Evaluation, Metrics, batch_at, steps_of
+from lorarlhf.train.loop import Evaluation, Metrics, batch_at
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.types import Demonstration
 

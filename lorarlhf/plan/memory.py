@@ -1,0 +1,339 @@
+"""Count the bytes of every part of a stage, in each of its phases, from shapes and settings. Knows nothing of torch.
+
+What a backward pass keeps was read off the tensors that were alive at the peak (`benchmarks/plan_check.py` compares
+the sums): per layer and token the inputs of the normalisations and of the adapters in fp32, what attention and the
+activation function keep in the format of the computation, one row of the attention mask, and `rank` numbers per matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lorarlhf.plan.shapes import Shape
+
+BLOCK = 64
+"""Weights that share one scale in NF4 (QLoRA, arXiv 2305.14314)."""
+NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * 256)
+"""Bytes per weight: 4 bits, an 8-bit scale per block, an fp32 scale per 256 of those."""
+NF4_TABLES = 4 * (16 + 256)
+"""Bytes per matrix: the fp32 values that 4 bits and the 8 bits of a scale stand for."""
+CONTEXT_BYTES = 600 * 2**20
+"""What CUDA and its libraries take before the first tensor, rounded up."""
+PROCESS_BYTES = 480 * 2**20
+"""Resident memory of a process that has imported torch, transformers and peft, on a CPU."""
+HEAP_BYTES = 96 * 2**20
+"""What glibc keeps back between the tensors of a pass, where no probe measured it: 44 to 105 MB were seen."""
+KERNELS_BYTES, KERNELS_MOST = 2_500_000, 85_000_000
+"""What oneDNN keeps on a CPU in bf16 for every new size of a pass, and for all of them: its cache has 1,024 places."""
+LOGITS_CHUNK = 2**24
+"""Numbers in the chunk of logits that is held at a time (a test compares it with `lorarlhf.algo.logprobs`)."""
+FP32 = 4
+LEARN_LOGIT, SCORE_LOGIT = 20, 12
+"""Bytes per logit of a chunk at the peak of a backward pass and of a pass without gradient: five and three in fp32."""
+CHOOSE_LOGIT, NUCLEUS_LOGIT = 20, 32
+"""Bytes per logit while a token is drawn, without and with top_p: probabilities, and their fp64 cumulative sum."""
+
+PARTS = ("base", "adapters", "gradients", "optimizer", "cache", "activations", "logits", "copies", "heap", "runtime")
+"""What memory goes to; `copies` are the best adapter so far and, while a checkpoint is written, all it holds; `heap` is
+what the C library keeps back on a CPU of what tensors no longer use, and the code oneDNN makes."""
+
+Parts = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Load:
+    """A base as it is loaded."""
+
+    shape: Shape
+    bits: int = 4
+    item: int = 2
+    """Bytes of an unquantised number: bf16 2, fp32 4."""
+    device: str = "cuda"
+    """`cpu`, or the kind of card."""
+
+
+class Pass(NamedTuple):
+    """One micro-batch."""
+
+    rows: int
+    width: int
+    """Tokens of the longest row, to which the others are padded."""
+    answers: int
+    """Answer tokens of all rows: the ones that need logits; 0 where only a head is read."""
+    padded: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Count the tokens that are computed."""
+        return self.rows * self.width
+
+
+class Drawing(NamedTuple):
+    """Answers drawn side by side."""
+
+    rows: int
+    prompt: int
+    """Longest prompt."""
+    answer: int
+    """Longest answer."""
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a probe measured, as a multiple of the formula: activations and logits of the three kinds of passes."""
+
+    learn: float = 1.0
+    score: float = 1.0
+    draw: float = 1.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a stage asks of memory, whatever its algorithm."""
+
+    trained: tuple[int, ...]
+    """Rank of each adapter that is trained."""
+    frozen: tuple[int, ...] = ()
+    """Rank of each adapter that is only read."""
+    heads: int = 0
+    """Scalar heads, trained or not."""
+    targets: str = "all-linear"
+    learn: tuple[tuple[Pass, int], ...] = ()
+    """Candidates for the largest pass with gradient, each with the number of the adapter it trains."""
+    score: tuple[Pass, ...] = ()
+    draw: tuple[Drawing, ...] = ()
+    several: bool = True
+    """Whether a step has more than one pass, so that gradients are there while activations are at their peak."""
+    checkpointing: bool = False
+    keeps_best: bool = True
+    writes: bool = True
+    """Whether checkpoints are written on the way."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a stage at its peak."""
+
+    name: str
+    """`draw`, `score`, `learn` or `write`."""
+    parts: Parts = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Sum the parts, in bytes."""
+        return round(sum(self.parts.values()))
+
+
+def phases(
+    load: Load,
+    demand: Demand,
+    correction: Correction | None = None,
+    runtime: float | None = None,
+    heap: float | None = None,
+) -> list[Phase]:
+    """Count the parts of every phase the stage goes through, in their order.
+
+    `runtime` are the bytes of the program without a base, `heap` those that the C library keeps back.
+    """
+    fix = correction or Correction()
+    shape, host = load.shape, load.device == "cpu"
+    trained = [FP32 * adapter_parameters(shape, rank, demand.targets) for rank in demand.trained]
+    frozen = [FP32 * adapter_parameters(shape, rank, demand.targets) for rank in demand.frozen]
+    state = sum(trained)
+    if runtime is None:
+        runtime = PROCESS_BYTES if host else CONTEXT_BYTES
+    # The best adapter is kept where the program lives, not on a card.
+    best = trained[0] if host and demand.keeps_best else 0
+    always: Parts = dict.fromkeys(PARTS, 0.0) | {
+        "base": resident_bytes(shape, load.bits, load.item),
+        "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1),
+        "optimizer": 2 * state,
+        "copies": best,
+        "heap": ((HEAP_BYTES if heap is None else heap) + _kernels(load, demand)) * host,
+        "runtime": runtime,
+    }
+    found = []
+    if demand.draw:
+        largest = max((draw_bytes(load, d) for d in demand.draw), key=lambda parts: sum(parts.values()))
+        scaled = {key: value * (fix.draw if key != "cache" else 1) for key, value in largest.items()}
+        found.append(Phase("draw", always | scaled))
+    if demand.score:
+        parts = max((score_bytes(load, p, demand.targets) for p in demand.score), key=lambda parts: sum(parts.values()))
+        found.append(Phase("score", always | {key: value * fix.score for key, value in parts.items()}))
+    if demand.learn:
+        found.append(_learn(load, demand, fix, always, trained))
+    if demand.writes and host:
+        # A checkpoint is copied as a whole before it is written: adapters, both moments, the best adapter.
+        found.append(Phase("write", always | {"copies": best + 3 * state + best}))
+    return found
+
+
+def _kernels(load: Load, demand: Demand) -> int:
+    """Count the bytes of the code that oneDNN writes for the sizes of the passes."""
+    sizes = {(p.rows, p.width) for p in (*(p for p, _ in demand.learn), *demand.score)}
+    return min(KERNELS_MOST, KERNELS_BYTES * len(sizes)) if load.item < FP32 else 0
+
+
+def _learn(load: Load, demand: Demand, fix: Correction, always: Parts, trained: list[int]) -> Phase:
+    found = []
+    for p, adapter in demand.learn:
+        rank = demand.trained[adapter]
+        parts = {
+            key: value * fix.learn
+            for key, value in learn_bytes(load, p, rank, demand.targets, demand.checkpointing).items()
+        }
+        # In the only pass of a step the gradients come as the activations that make them go.
+        own = trained[adapter] if demand.several else max(0.0, trained[adapter] - sum(parts.values()))
+        found.append(Phase("learn", always | parts | {"gradients": sum(trained[:adapter]) + own}))
+    return max(found, key=lambda phase: phase.total)
+
+
+# -- what stays -----------------------------------------------------------------------------------------------
+
+
+def resident_bytes(shape: Shape, bits: int = 4, item: int = 2) -> int:
+    """Count the frozen weights; `item` is the bytes of an unquantised number (bf16 2, fp32 4)."""
+    layer = 0.0
+    for matrix in shape.matrices:
+        size = matrix.inputs * matrix.outputs
+        if bits == 4 and matrix.inputs % BLOCK == 0:
+            layer += size * NF4_BYTES + NF4_TABLES
+        elif bits == 8:
+            layer += size + FP32 * matrix.outputs
+        else:
+            layer += size * item
+        layer += item * matrix.outputs * shape.biases
+    norm = shape.hidden * (2 if shape.layer_norm else 1)
+    layer += item * (shape.norms * norm + (2 * shape.queries // shape.heads if shape.head_norms else 0))
+    tables = shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + shape.positions * shape.hidden
+    return round(shape.layers * layer + item * (tables + norm))
+
+
+def adapter_parameters(shape: Shape, rank: int = 16, targets: str = "all-linear") -> int:
+    """Count the numbers of one adapter."""
+    return shape.layers * rank * sum(matrix.inputs + matrix.outputs for matrix in shape.adapted(targets))
+
+
+def cache_bytes(shape: Shape, rows: int, tokens: int, item: int = 2) -> int:
+    """Count keys and values of `rows` answers drawn side by side, each with `tokens` prompt and answer tokens."""
+    near = shape.windowed * min(tokens, shape.window)
+    return 2 * shape.keys * rows * (near + (shape.layers - shape.windowed) * tokens) * item
+
+
+# -- what comes and goes --------------------------------------------------------------------------------------
+
+
+def learn_bytes(load: Load, p: Pass, rank: int, targets: str = "all-linear", checkpointing: bool = False) -> Parts:
+    """Count what one forward and backward pass holds at its peak, gradients apart."""
+    shape, item = load.shape, load.item
+    stream = shape.hidden * item
+    layer = _kept(load, p, rank, targets)
+    # Backward holds six times the stream at the last norm, later two gradients as wide as the feed-forward part: the
+    # adapter's in fp32, and the matrix's.
+    widest = max(shape.inner, *(m.outputs for m in shape.matrices if m.reads != "attended"))
+    norm = 6 * FP32 * shape.hidden * p.tokens
+    wide = (FP32 * shape.hidden + (FP32 + item) * widest) * p.tokens + _dequantised(load)
+    if checkpointing:
+        # The input of the first norm is the layer's, which is kept anyway, unless the norm has an fp32 copy of it.
+        held, waiting = float(shape.layers * stream * p.tokens), layer * p.tokens + wide
+        waiting -= stream * p.tokens if item == FP32 or shape.layer_norm else 0
+    else:
+        held, waiting = (shape.layers * layer - FP32 * shape.hidden) * p.tokens, max(norm, wide)
+    chunk = LEARN_LOGIT * _logits(shape, p)
+    reached = 2 * stream * p.answers + chunk
+    if reached > waiting:  # the logits' own backward comes before that of the layers
+        return {"activations": held + 2 * stream * p.answers, "logits": chunk}
+    return {"activations": held + waiting, "logits": 0.0}
+
+
+def _kept(load: Load, p: Pass, rank: int, targets: str) -> float:
+    """Count the bytes per token that one layer keeps for its backward pass."""
+    shape, item = load.shape, load.item
+    adapted = shape.adapted(targets)
+    whole = item == FP32  # then an adapter reads its input as it is; else every adapter makes an fp32 copy of its own
+    inputs = {m.reads: m.inputs for m in adapted}
+    kept = float(FP32 * (sum(inputs.values()) if whole else sum(m.inputs for m in adapted)))
+    kept += FP32 * rank * len(adapted)
+    if load.bits == 8 and not whole:
+        kept += item * sum({m.reads: m.inputs for m in shape.matrices}.values())
+    kept += shape.norms * shape.hidden * (item if shape.layer_norm else FP32)
+    kept += FP32 * (shape.queries + shape.keys) * shape.head_norms
+    # Fewer key heads than query heads are repeated before attention.
+    repeated = 2 * (shape.queries if shape.keys < shape.queries else shape.keys)
+    attended = 0 if whole and "attended" in inputs else shape.queries
+    kept += item * (shape.queries + repeated + attended) + FP32 * shape.heads
+    kept += item * p.width * p.padded
+    return kept + item * shape.pieces * shape.inner
+
+
+def score_bytes(load: Load, p: Pass, targets: str = "all-linear") -> Parts:
+    """Count what one forward pass without gradient holds at its peak."""
+    stream = load.shape.hidden * load.item
+    chunk = SCORE_LOGIT * _logits(load.shape, p)
+    through = _through(load, p)
+    reached = stream * (p.tokens + p.answers) + chunk
+    if reached > through:
+        return {"activations": float(stream * (p.tokens + p.answers)), "logits": chunk}
+    return {"activations": through, "logits": 0.0}
+
+
+def draw_bytes(load: Load, d: Drawing) -> Parts:
+    """Count what drawing holds at its peak: while it reads the prompts, or at its last step, when the cache is full."""
+    shape, item = load.shape, load.item
+    tokens = d.prompt + d.answer
+    full = float(cache_bytes(shape, d.rows, tokens, item))
+    # A layer's cache grows by copying it; on a CPU attention in bf16 also packs keys and values anew.
+    one = shape.keys * d.rows * tokens * item * (2 if load.device == "cpu" and item < FP32 else 1)
+    per_logit = item + (CHOOSE_LOGIT if d.top_p == 1 else NUCLEUS_LOGIT)
+    logits = float(per_logit * d.rows * shape.vocabulary)
+    last = {"cache": full, "activations": max(float(one), _dequantised(load)), "logits": 0.0}
+    chosen = {"cache": full, "activations": 0.0, "logits": logits}
+    read = Pass(d.rows, d.prompt, 0)
+    reading = {
+        "cache": float(cache_bytes(shape, d.rows, d.prompt, item)),
+        # Left-padded rows have positions, and so rotations, of their own.
+        "activations": _through(load, read) + 2 * shape.queries / shape.heads * item * read.tokens,
+        "logits": 0.0,
+    }
+    return max((last, chosen, reading), key=lambda parts: sum(parts.values()))
+
+
+def _through(load: Load, p: Pass) -> float:
+    """Count the bytes of a forward pass that keeps nothing: the stream, and its widest moment."""
+    shape, item = load.shape, load.item
+    one_matrix = shape.fused_attention or shape.layer_norm
+    moments = [
+        _projected(load, p, shape.queries + 2 * shape.keys if one_matrix else shape.queries, waiting=0),
+        # One projection waits, with its activation, for the other.
+        _projected(load, p, shape.inner, waiting=1)
+        if shape.gated and not shape.fused_gate
+        else _projected(load, p, shape.inner * (2 if shape.fused_gate else 1), waiting=0),
+        float(shape.inner * item * shape.pieces * p.tokens),
+    ]
+    per_token = shape.hidden * (4 * item + (FP32 if item < FP32 else 0)) + p.width * p.padded * (1 + item)
+    if load.bits == 8:  # products of 8-bit numbers are 32 bits wide
+        per_token += FP32 * shape.inner + 2 * shape.hidden
+    return per_token * p.tokens + max(moments)
+
+
+def _projected(load: Load, p: Pass, width: int, waiting: int) -> float:
+    """Count what a matrix of so many outputs holds: its result, and the adapter's part before and after its scale.
+
+    Before that, the matrix stands unpacked for its product.
+    """
+    result = width * load.item * (1 + waiting) * p.tokens
+    return result + max(2.0 * FP32 * width * p.tokens, _dequantised(load))
+
+
+def _dequantised(load: Load) -> float:
+    """Count the bytes of the largest matrix while it stands unpacked."""
+    if load.bits == 16:
+        return 0.0
+    return float(load.item * max(m.inputs * m.outputs for m in load.shape.matrices))
+
+
+def _logits(shape: Shape, p: Pass) -> float:
+    """Count the numbers of the largest chunk of logits."""
+    return float(min(p.answers, max(1, LOGITS_CHUNK // shape.vocabulary)) * shape.vocabulary)

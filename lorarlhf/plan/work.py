@@ -1,0 +1,335 @@
+"""What a stage will do: its passes, drawn answers and updates, cut from the lengths of its data as the stage cuts them.
+
+Knows nothing of torch, of bytes or of seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lorarlhf.data.cutting import micro_batches, steps_of
+from lorarlhf.plan.memory import Demand, Drawing, Pass
+from lorarlhf.settings import OptimSettings, PPOSettings, RewardSettings, Settings, SFTSettings
+
+SIMULATED = 64
+"""Steps that are cut exactly; the rest of a longer run is taken for more of them."""
+ASSUMED_PROMPT, ASSUMED_ANSWER, ASSUMED_ROWS = 256, 256, 500
+"""Tokens and rows where there is no data yet."""
+
+BatchOf = Callable[[int, int, int, int], list[int]]
+"""(step, batch size, examples, seed) → the examples of a step."""
+
+
+class Length(NamedTuple):
+    """Tokens of one row."""
+
+    prompt: int
+    answer: int
+
+    @property
+    def total(self) -> int:
+        """Tokens of both together."""
+        return self.prompt + self.answer
+
+
+Example = tuple[Length, ...]
+"""A demonstration has one row, a pair two, a prompt one without an answer."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Lengths of what a stage works on."""
+
+    train: tuple[Example, ...]
+    heldout: tuple[Example, ...] = ()
+    anchors: int = 0
+    """Rows whose mean score a reward model moves to 0 in the end."""
+    drawn: tuple[int, ...] = ()
+    """Lengths of answers seen so far; () where the longest one allowed has to stand for all."""
+    share: float = 1.0
+    """Examples there are for each one in `train` and `heldout`: of very many only some are counted."""
+    said: tuple[str, ...] = ()
+    """What was assumed, in words."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Rank of every adapter in memory, in the order they are trained."""
+
+    trained: tuple[int, ...]
+    frozen: tuple[int, ...] = ()
+    heads: int = 0
+
+
+class Effort(NamedTuple):
+    """What takes time, in pieces that each take about as long; a pace has the seconds of each in the same place."""
+
+    learn_passes: float = 0
+    """Forward and backward passes."""
+    learn_tokens: float = 0
+    learn_answers: float = 0
+    """Tokens of them that need logits."""
+    score_passes: float = 0
+    """Forward passes alone."""
+    score_tokens: float = 0
+    score_answers: float = 0
+    steps: float = 0
+    """Tokens drawn one after the other."""
+    drawn: float = 0
+    """Tokens drawn in all rows."""
+    updates: float = 0
+    """Adapters moved by Adam, each time."""
+    writes: float = 0
+    """Adapters written into checkpoints, with their moments."""
+
+    def plus(self, other: Effort) -> Effort:
+        """Add another one."""
+        return Effort(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def repeated(self, times: float) -> Effort:
+        """Do all of it several times."""
+        return Effort(*(times * n for n in self))
+
+    def seconds(self, pace: Effort) -> float:
+        """Add up how long it takes at so many seconds a piece."""
+        return sum(n * each for n, each in zip(self, pace, strict=True))
+
+
+def learning(found: Sequence[Pass]) -> Effort:
+    """Count passes with gradient."""
+    return Effort(len(found), sum(p.tokens for p in found), sum(p.answers for p in found))
+
+
+def scoring(found: Sequence[Pass]) -> Effort:
+    """Count passes without gradient."""
+    counted = learning(found)
+    return Effort(score_passes=counted[0], score_tokens=counted[1], score_answers=counted[2])
+
+
+@dataclass(frozen=True)
+class Work:
+    """A whole run."""
+
+    steps: int
+    demand: Demand
+    efforts: dict[str, Effort] = field(default_factory=dict)
+    """Phase (draw, score, learn, measure, write) → what it does in the whole run."""
+
+
+def assumed(stage: str, settings: Settings) -> Data:
+    """Make data up where there is none, so that a first plan can be made."""
+    assert isinstance(settings, OptimSettings)
+    answer = min(ASSUMED_ANSWER, settings.max_length // 2)
+    row = Length(min(ASSUMED_PROMPT, settings.max_length - answer), answer)
+    if isinstance(settings, PPOSettings):
+        row = Length(min(ASSUMED_PROMPT, settings.max_length - settings.max_new_tokens), 0)
+    rows = {"sft": "demonstrations", "reward": "votes", "ppo": "prompts"}[stage]
+    example = (row, row) if stage == "reward" else (row,)
+    said = f"no {rows} yet: {ASSUMED_ROWS} were assumed, with prompts of {row.prompt} tokens"
+    said += "" if stage == "ppo" else f" and answers of {row.answer}"
+    held = round(ASSUMED_ROWS * settings.heldout_share)
+    return Data(train=(example,) * (ASSUMED_ROWS - held), heldout=(example,) * held, said=(said,))
+
+
+def default_roles(stage: str, rank: int) -> Roles:
+    """Name the adapters a stage has in memory where nothing else is known: all of one rank."""
+    if stage == "ppo":
+        return Roles((rank, rank), (rank, rank), heads=2)
+    return Roles((rank,), heads=int(stage == "reward"))
+
+
+def work_of(settings: Settings, data: Data, roles: Roles, batch_of: BatchOf | None = None) -> Work:
+    """Cut a whole run into passes; `batch_of` chooses the examples of a step as the stage does."""
+    assert isinstance(settings, OptimSettings)
+    cut = batch_of or _some
+    if isinstance(settings, PPOSettings):
+        return _ppo(settings, data, roles, cut)
+    assert isinstance(settings, SFTSettings | RewardSettings)
+    return _supervised(settings, data, roles, cut)
+
+
+def _some(step: int, batch_size: int, length: int, seed: int) -> list[int]:
+    size = min(batch_size, length)
+    return random.Random(seed * 1_000_003 + step).sample(range(length), size)
+
+
+def passes(rows: Sequence[Length], budget: int, *, logits: bool) -> list[Pass]:
+    """Cut rows into micro-batches as the stages do."""
+    lengths = [row.total for row in rows]
+    found = []
+    for group in micro_batches(lengths, budget):
+        answers = sum(rows[i].answer for i in group) if logits else 0
+        found.append(Pass(len(group), lengths[group[0]], answers, len({lengths[i] for i in group}) > 1))
+    return found
+
+
+def _pair_passes(pairs: Sequence[Example], budget: int) -> list[Pass]:
+    """Cut pairs into micro-batches: both answers of a pair share one."""
+    widths = [max(row.total for row in pair) for pair in pairs]
+    groups = micro_batches([2 * width for width in widths], budget)
+    return [Pass(2 * len(g), widths[g[0]], 0, len({row.total for i in g for row in pairs[i]}) > 1) for g in groups]
+
+
+def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles, cut: BatchOf) -> Work:
+    s, pairs = settings, isinstance(settings, RewardSettings)
+    budget = s.micro_batch_tokens
+    steps = steps_of(s.epochs, s.batch_size, max(1, round(data.share * len(data.train))))
+    sampled = min(steps, SIMULATED)
+    per_step = []
+    for step in range(sampled):
+        chosen = [data.train[i] for i in cut(step, s.batch_size, len(data.train), s.seed)]
+        rows = [row for example in chosen for row in example]
+        per_step.append(_pair_passes(chosen, budget) if pairs else passes(rows, budget, logits=True))
+    every = [p for found in per_step for p in found]
+    held = passes([row for example in data.heldout for row in example], budget, logits=not pairs)
+    measured = scoring(held).repeated(data.share)
+    efforts = {
+        "learn": learning(every).repeated(steps / sampled).plus(Effort(updates=steps)),
+        "measure": measured.repeated(_measurements(steps, s.eval_every) + 1 if data.heldout else 0),
+        "write": Effort(writes=_writes(steps, s.checkpoint_every)),
+    }
+    scored = list(held)
+    if pairs and isinstance(s, RewardSettings) and s.center:
+        anchors = passes([pair[0] for pair in data.train][: data.anchors or None], budget, logits=False)
+        times = 1.0 if data.anchors else data.share
+        efforts["measure"] = efforts["measure"].plus(scoring(anchors).repeated(times))
+        scored += anchors
+    demand = Demand(
+        trained=roles.trained,
+        frozen=roles.frozen,
+        heads=roles.heads,
+        targets=s.targets,
+        learn=tuple((p, 0) for p in dict.fromkeys(every)),
+        score=tuple(dict.fromkeys(scored)),
+        several=max(len(found) for found in per_step) > 1,
+        checkpointing=s.gradient_checkpointing,
+        keeps_best=bool(data.heldout),
+        writes=_writes(steps, s.checkpoint_every) > 0,
+    )
+    return Work(steps, demand, efforts)
+
+
+def _measurements(steps: int, every: int) -> int:
+    """Count the evaluations of a run: before it, every so often, and after its last step."""
+    return 1 + steps // every + (steps % every > 0)
+
+
+def _writes(steps: int, every: int) -> int:
+    """Count the checkpoints of a run: every so often, but not after the last step."""
+    return (steps - 1) // every if every else 0
+
+
+# -- PPO ------------------------------------------------------------------------------------------------------
+
+
+def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: BatchOf) -> Work:
+    prompts = [row for (row,) in data.train]
+    held = [row for (row,) in (data.heldout or data.train)][: s.eval_prompts]
+    sampled = min(s.steps, SIMULATED)
+    rng = random.Random(s.seed)
+    draw, score, learn = Effort(), Effort(), Effort()
+    longest: list[tuple[Pass, int]] = []
+    scored: list[Pass] = []
+    drawings: list[Drawing] = []
+    several = False
+    for step in range(sampled):
+        many = s.batch_size <= len(prompts)
+        order = cut(step, s.batch_size, len(prompts), s.seed) if many else range(s.batch_size)
+        asked = [prompts[i % len(prompts)] for i in order]
+        rows = [answered(row, s.max_new_tokens) for row in asked]
+        drawings += _drawings(rows, s)
+        full = passes(rows, s.micro_batch_tokens, logits=True)
+        scored += full
+        part = passes(rows[: len(rows) // s.mini_batches], s.micro_batch_tokens, logits=True)
+        several = several or len(part) > 1
+        longest += [(p, 0) for p in part] + [(p._replace(answers=0), len(roles.trained) - 1) for p in part]
+        lived = [answered(row, _lived(data, s, rng)) for row in asked]
+        draw = draw.plus(_draw_effort(lived, s))
+        score = score.plus(_score_effort(lived, s))
+        learn = learn.plus(_learn_effort(lived, s, warming=step < s.value_warmup_steps))
+    times = s.steps / sampled
+    if times > 1:  # warm-up comes once
+        learn = _beyond_warmup(learn, [answered(row, _lived(data, s, rng)) for row in prompts], s, sampled)
+    judged = [answered(row, _lived(data, s, rng)) for row in held]
+    evaluation = _draw_effort(judged, s).plus(_score_effort(judged, s))
+    drawings += _drawings([answered(row, s.max_new_tokens) for row in held], s)
+    demand = Demand(
+        trained=roles.trained,
+        frozen=roles.frozen,
+        heads=roles.heads,
+        targets=s.targets,
+        learn=tuple(dict.fromkeys(longest)),
+        score=tuple(dict.fromkeys(scored)),
+        draw=tuple(dict.fromkeys(drawings)),
+        several=several,
+        checkpointing=s.gradient_checkpointing,
+        writes=_writes(s.steps, s.checkpoint_every) > 0,
+    )
+    efforts = {
+        "draw": draw.repeated(times),
+        "score": score.repeated(times),
+        "learn": learn,
+        "measure": evaluation.repeated(_measurements(s.steps, s.eval_every) + 1),
+        # A PPO checkpoint holds two adapters.
+        "write": Effort(writes=2 * _writes(s.steps, s.checkpoint_every)),
+    }
+    return Work(s.steps, demand, efforts)
+
+
+def answered(row: Length, answer: int) -> Length:
+    """Give a prompt an answer of some length."""
+    return Length(row.prompt, answer)
+
+
+def _lived(data: Data, s: PPOSettings, rng: random.Random) -> int:
+    """Draw the length of an answer from those seen so far."""
+    return min(s.max_new_tokens, rng.choice(data.drawn)) if data.drawn else s.max_new_tokens
+
+
+def _chunks(rows: Sequence[Length], s: PPOSettings) -> list[list[Length]]:
+    """Put prompts of similar length side by side, as sampling does."""
+    order = sorted(rows, key=lambda row: row.prompt)
+    return [order[i : i + s.rollout_rows] for i in range(0, len(order), s.rollout_rows)]
+
+
+def _drawings(rows: Sequence[Length], s: PPOSettings) -> list[Drawing]:
+    return [
+        Drawing(len(chunk), max(row.prompt for row in chunk), max(row.answer for row in chunk), s.top_p)
+        for chunk in _chunks(rows, s)
+    ]
+
+
+def _draw_effort(rows: Sequence[Length], s: PPOSettings) -> Effort:
+    chunks = _chunks(rows, s)
+    # Its first token comes from the pass that reads the prompt.
+    reads = [Pass(len(chunk), max(row.prompt for row in chunk), 0) for chunk in chunks]
+    steps = sum(max(row.answer for row in chunk) - 1 for chunk in chunks)
+    return scoring(reads).plus(Effort(steps=steps, drawn=sum(row.answer - 1 for row in rows)))
+
+
+def _score_effort(rows: Sequence[Length], s: PPOSettings) -> Effort:
+    """Policy and reference with logits, value and reward with their heads."""
+    full = passes(rows, s.micro_batch_tokens, logits=True)
+    heads = [p._replace(answers=0) for p in full]
+    return scoring(full).plus(scoring(heads)).repeated(2)
+
+
+def _learn_effort(rows: Sequence[Length], s: PPOSettings, *, warming: bool) -> Effort:
+    size = len(rows) // s.mini_batches
+    effort = Effort()
+    for start in range(0, len(rows), size):
+        part = passes(rows[start : start + size], s.micro_batch_tokens, logits=True)
+        effort = effort.plus(learning([p._replace(answers=0) for p in part])).plus(Effort(updates=1))
+        if not warming:
+            effort = effort.plus(learning(part)).plus(Effort(updates=1))
+    return effort.repeated(s.ppo_epochs)
+
+
+def _beyond_warmup(learn: Effort, rows: list[Length], s: PPOSettings, sampled: int) -> Effort:
+    """Add the steps that were not cut one by one."""
+    size = min(s.batch_size, len(rows))
+    typical = _learn_effort((rows * (s.batch_size // size + 1))[: s.batch_size], s, warming=False)
+    return learn.plus(typical.repeated(s.steps - sampled))

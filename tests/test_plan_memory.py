@@ -1,0 +1,289 @@
+"""The formulas of the planner: against numbers counted by hand, and against miniature bases that are really there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorarlhf.adapters import AdapterBank
+from lorarlhf.algo.logprobs import CHUNK_ELEMENTS
+from lorarlhf.base import Base, load_base
+from lorarlhf.data.tokens import Row, collate
+from lorarlhf.errors import BaseModelError, SettingsError
+from lorarlhf.forward import response_logprobs, response_values
+from lorarlhf.plan import memory
+from lorarlhf.plan.memory import (
+    Demand,
+    Drawing,
+    Load,
+    Pass,
+    adapter_parameters,
+    cache_bytes,
+    draw_bytes,
+    learn_bytes,
+    phases,
+    resident_bytes,
+    score_bytes,
+)
+from lorarlhf.plan.peak import allocated
+from lorarlhf.plan.planning import make_plan
+from lorarlhf.plan.probe import load_of
+from lorarlhf.plan.shapes import SHAPES, Shape, known, shape_of
+from lorarlhf.plan.work import Data, Length, Roles, passes, work_of
+from lorarlhf.sampling import complete
+from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
+from lorarlhf.train.common import Studio
+from lorarlhf.train.loop import batch_at
+from lorarlhf.train.optim import Group, Optimizer
+from lorarlhf.train.team import Team
+from tests import tiny
+
+BY_NAME = {shape.name: shape for shape in SHAPES}
+# hidden 64, inner 128, 4 heads of 16, 2 of them for keys, 100 words, 3 layers
+HAND = Shape("hand", 3, 64, 128, 64, 32, 100, True, heads=4)
+CPU = torch.device("cpu")
+
+
+def base_of(tmp_path_factory: pytest.TempPathFactory, arch: str, bits: int = 4, compute: str = "fp32") -> Base:
+    folder = tiny.save(tmp_path_factory.mktemp("base"), arch, layers=3, hidden=128, inner=320)
+    return load_base(LoadSettings(base=str(folder), bits=bits, compute=compute, device="cpu"))
+
+
+def test_sizes_by_hand() -> None:
+    # A layer has 64·64·2 + 64·32·2 + 64·128·3 = 36,864 weights and 2·64 of norms; the table 6,400, the last norm 64.
+    assert resident_bytes(HAND, bits=16) == (3 * (36_864 + 128) + 6_400 + 64) * 2
+    # 4 bits: half a byte, a byte per 64, four bytes per 64·256 → 0.515869140625 a weight; tables of 272 fp32 a matrix.
+    assert resident_bytes(HAND, bits=4) == round(3 * (36_864 * 0.515869140625 + 7 * 272 * 4 + 256) + 2 * 6_464)
+    # rank 16: 16·(128 + 128 + 96 + 96 + 192·3) = 16,384 numbers a layer; of q and v alone 16·(128 + 96).
+    assert adapter_parameters(HAND) == 3 * 16_384
+    assert adapter_parameters(HAND, 16, "q_proj, v_proj") == 3 * 16 * (128 + 96)
+    # keys and values: 2 · 3 layers · 32 wide · 2 rows · 10 tokens · 2 bytes
+    assert cache_bytes(HAND, rows=2, tokens=10) == 7_680
+
+
+def test_what_a_backward_pass_keeps_by_hand() -> None:
+    # fp32, one layer, per token: norms 2·64, adapters' inputs 64 (q, k, v) + 64 (o) + 64 (gate, up) + 128 (down),
+    # ranks 7·2, queries 64, repeated keys and values 2·64, 4 sums of attention, 10 of the mask, three of the inner
+    # part 3·128.
+    kept = 4 * (128 + 64 + 64 + 64 + 128 + 14 + 64 + 128 + 4 + 10 + 384)
+    # Three layers less the first norm; then six times the stream at the last norm, over 2·128 + 64 of the inner part
+    # with the largest matrix unpacked.
+    p = Pass(2, 10, 0)
+    wanted = 20 * (3 * kept - 4 * 64) + max(20 * 6 * 4 * 64, 20 * 4 * (64 + 256) + 4 * 64 * 128)
+    found = learn_bytes(Load(HAND, 4, 4, "cpu"), p, rank=2)
+    assert found == {"activations": wanted, "logits": 0.0}
+
+
+def test_logits_by_hand() -> None:
+    wide = Shape("wide", 1, 64, 128, 64, 64, 200_000, True, heads=4)
+    # 2^24 numbers hold 83 rows of 200,000; five fp32 copies of them.
+    found = learn_bytes(Load(wide, 4, 4, "cpu"), Pass(4, 64, 200), rank=2)
+    assert found["logits"] == 83 * 200_000 * 20
+    assert memory.LOGITS_CHUNK == CHUNK_ELEMENTS
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [("Llama-3.1-8B", 5.7), ("Qwen3-4B", 2.65), ("Qwen3-1.7B", 1.35)])
+def test_sizes_of_known_bases(name: str, gigabytes: float) -> None:
+    assert resident_bytes(BY_NAME[name]) / 1e9 == pytest.approx(gigabytes, rel=0.01)
+    assert known(f"somebody/{name.lower()}") is BY_NAME[name]
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHS)
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_base_and_adapters_are_counted_exactly(arch: str, bits: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = base_of(tmp_path_factory, arch, bits)
+    shape, bank = shape_of(base.model.config, arch), AdapterBank(base)
+    # Labels of a few bytes stand beside every quantised matrix.
+    assert resident_bytes(shape, bits, 4) == pytest.approx(base.report.bytes_on_device, rel=0.02)
+    bank.create("one", LoraSettings(rank=5))
+    assert bank.bytes_of("one") == 4 * adapter_parameters(shape, 5)
+    if arch == "llama":
+        bank.create("two", LoraSettings(rank=3, targets="q_proj,down_proj"))
+        assert bank.bytes_of("two") == 4 * adapter_parameters(shape, 3, "q_proj,down_proj")
+
+
+def test_the_optimizer_keeps_two_moments(tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = base_of(tmp_path_factory, "llama")
+    bank = AdapterBank(base)
+    bank.create("one", LoraSettings(rank=8), head=True)
+    optimizer = Optimizer([Group("one", bank.parameters("one"), 1e-3)], SFTSettings(), Team())
+    for parameter in bank.parameters("one"):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(0, 1)
+    moments = sum(value.nbytes for key, value in optimizer.state().items() if "exp_avg" in key)
+    found = phases(load_of(base), Demand(trained=(8,), learn=((Pass(1, 8, 8), 0),)))[0].parts
+    assert moments - 2 * 4 * (base.hidden_size + 1) == found["optimizer"] == 2 * found["gradients"]
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3", "gpt2"])
+def test_the_cache_is_counted_exactly(arch: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = base_of(tmp_path_factory, arch)
+    ids = torch.randint(0, 200, (3, 20))
+    cache = base.backbone(input_ids=ids, use_cache=True).past_key_values
+    really = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert cache_bytes(shape_of(base.model.config, arch), 3, 20, 4) == really
+
+
+CASES = [
+    (arch, compute, checkpointing)
+    for arch in ("llama", "qwen3", "gemma3", "gpt2")
+    for compute in ("fp32", "bf16")
+    for checkpointing in (False, True)
+]
+
+
+@pytest.mark.parametrize(("arch", "compute", "checkpointing"), CASES)
+def test_activations_are_within_a_tenth(
+    arch: str, compute: str, checkpointing: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = base_of(tmp_path_factory, arch, compute=compute)
+    load, bank = load_of(base), AdapterBank(base)
+    studio = Studio(base, bank, Team())
+    bank.create("one", LoraSettings(rank=8), head=True)
+    rows = [Row(list(range(3, 35 - (i == 1))), [5] * 32) for i in range(8)]
+    batch, seen = collate(rows, base.pad_id), Pass(8, 64, 0)
+    for _ in range(2):  # the first time, tables and gradients are made
+        with allocated(CPU) as learned, studio.training(checkpointing), bank.activate("one"):
+            response_values(base, bank.heads["one"], batch).sum().backward()
+    with allocated(CPU) as scored, torch.no_grad(), bank.activate("one"):
+        response_values(base, bank.heads["one"], batch)
+    wanted = sum(learn_bytes(load, seen, 8, checkpointing=checkpointing).values())
+    assert wanted == pytest.approx(learned.bytes, rel=0.1)
+    assert sum(score_bytes(load, seen).values()) == pytest.approx(scored.bytes, rel=0.1)
+
+
+def test_logits_and_drawing_are_within_a_tenth(tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = tiny.config("llama", layers=2, hidden=64, inner=128)
+    config.vocab_size = 20_000
+    folder = tmp_path_factory.mktemp("wide")
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    base = load_base(LoadSettings(base=str(folder), compute="fp32", device="cpu"))
+    load, bank = load_of(base), AdapterBank(base)
+    bank.create("one", LoraSettings(rank=4))
+    rows = [Row(list(range(3, 35)), [5] * 32)] * 4
+    with allocated(CPU) as learned, bank.activate("one"):
+        response_logprobs(base, collate(rows, base.pad_id)).logprobs_T.sum().backward()
+    found = learn_bytes(load, Pass(4, 64, 128, padded=False), 4)
+    assert found["logits"] > found["activations"]
+    assert sum(found.values()) == pytest.approx(learned.bytes, rel=0.1)
+    prompts = [list(range(3, 19 - (i == 1))) for i in range(16)]
+    for top_p in (1.0, 0.9):
+        with allocated(CPU) as drawn, bank.activate("one"):
+            complete(base, prompts, SamplingSettings(max_new_tokens=4, top_p=top_p))
+        assert sum(draw_bytes(load, Drawing(16, 16, 4, top_p)).values()) == pytest.approx(drawn.bytes, rel=0.1)
+
+
+def test_the_allocator_counts_what_is_there() -> None:
+    with allocated(CPU) as peak:
+        first = torch.ones(1000, dtype=torch.float32)
+        del first
+        kept = torch.ones(500, dtype=torch.float32)
+    assert (peak.bytes, peak.left) == (4000, 2000)
+    assert len(kept) == 500
+
+
+# -- shapes, work, plans --------------------------------------------------------------------------------------
+
+
+def test_shapes_that_cannot_be_planned_say_so() -> None:
+    class Odd:
+        model_type = "odd"
+        hidden_size = 8
+
+    with pytest.raises(BaseModelError, match=r"odd one: its config.json does not say .*; pass the folder"):
+        shape_of(Odd(), "odd one")
+    mixture = tiny.config("llama")
+    mixture.num_local_experts = 8
+    with pytest.raises(BaseModelError, match="mixture of experts"):
+        shape_of(mixture, "experts")
+
+
+def test_an_unknown_architecture_is_taken_for_a_llama_and_says_so() -> None:
+    config = tiny.config("llama")
+    config.model_type = "brand-new"
+    plan = make_plan("sft", SFTSettings(), Load(shape_of(config, "new")))
+    assert any("like Llama's" in note for note in plan.notes)
+
+
+def test_work_is_cut_as_the_stage_cuts_it() -> None:
+    lengths = [Length(10 + i % 7, 5 + i % 3) for i in range(20)]
+    settings = SFTSettings(batch_size=8, epochs=2, micro_batch_tokens=64, heldout_share=0.0, checkpoint_every=2)
+    work = work_of(settings, Data(tuple((row,) for row in lengths)), Roles((4,)), batch_at)
+    # 2 · 20 / 8 = 5 steps; checkpoints after the second and the fourth.
+    assert work.steps == 5
+    assert work.efforts["write"].writes == 2
+    assert work.efforts["learn"].updates == 5
+    last = SFTSettings.parse({**settings.model_dump(), "checkpoint_every": 5})
+    assert work_of(last, Data(tuple((row,) for row in lengths)), Roles((4,))).efforts["write"].writes == 0
+    wanted = [p for s in range(5) for p in passes([lengths[i] for i in batch_at(s, 8, 20, 0)], 64, logits=True)]
+    assert work.efforts["learn"][:3] == (len(wanted), sum(p.tokens for p in wanted), sum(p.answers for p in wanted))
+    assert {p for p, _ in work.demand.learn} == set(wanted)
+
+
+def test_the_work_of_ppo_by_hand() -> None:
+    settings = PPOSettings(
+        steps=3,
+        batch_size=4,
+        rollout_rows=4,
+        max_new_tokens=8,
+        micro_batch_tokens=10_000,
+        value_warmup_steps=1,
+        eval_every=2,
+        eval_prompts=2,
+        checkpoint_every=0,
+    )
+    data = Data(tuple((Length(12, 0),) for _ in range(6)), ((Length(12, 0),),), drawn=(5,))
+    efforts = work_of(settings, data, Roles((4, 4), (4, 4), 2)).efforts
+    # Each step: 4 rows read 12 tokens, and 4 more tokens follow the first one, one after the other.
+    assert efforts["draw"] == (0, 0, 0, 3, 3 * 48, 0, 3 * 4, 3 * 16, 0, 0)
+    # Four roles go over 4 rows of 17 tokens; two of them over the logits of 4 · 5 answer tokens.
+    assert efforts["score"][3:6] == (3 * 4, 3 * 4 * 68, 3 * 2 * 20)
+    # The value learns in three steps, the policy in the two after the warm-up.
+    assert efforts["learn"][:3] == (5, 5 * 68, 2 * 20)
+    assert efforts["learn"].updates == 5
+    # Measured before, after steps 2 and 3, and once more in the end: one prompt each.
+    assert efforts["measure"].steps == 4 * 4
+
+
+def test_advice_is_planned_again_and_fits() -> None:
+    settings = PPOSettings()
+    plan = make_plan("ppo", settings, Load(BY_NAME["Qwen3-4B"]), available=8 * 2**30)
+    assert plan.fits is False
+    assert plan.peak.name == "learn"
+    fitting = [advice for advice in plan.advice if advice.fits]
+    assert fitting
+    for advice in plan.advice:
+        changed = PPOSettings.parse({**settings.model_dump(), **advice.settings})
+        again = make_plan("ppo", changed, plan.load, available=8 * 2**30)
+        assert again.peak.total == advice.peak_bytes
+        assert again.fits == advice.fits
+    # The next larger budget would not have been enough.
+    tokens = next(a.settings["micro_batch_tokens"] for a in fitting if "micro_batch_tokens" in a.settings)
+    wider = PPOSettings.parse({**settings.model_dump(), "micro_batch_tokens": 2 * tokens})
+    assert not make_plan("ppo", wider, plan.load, available=8 * 2**30).fits
+
+
+def test_where_no_setting_helps_another_base_is_named() -> None:
+    plan = make_plan("sft", SFTSettings(), Load(BY_NAME["Llama-3.3-70B"]), available=8 * 2**30)
+    (smaller,) = [advice for advice in plan.advice if advice.fits]
+    assert smaller.load["base"] in BY_NAME
+    assert plan.peak.parts["base"] > 8 * 2**30
+
+
+def test_more_of_anything_takes_more() -> None:
+    def peak(**changes: object) -> int:
+        return make_plan("reward", RewardSettings.parse(changes), Load(BY_NAME["Qwen3-1.7B"])).peak.total
+
+    assert peak() < peak(rank=64) < peak(rank=64, micro_batch_tokens=8192)
+    assert peak(gradient_checkpointing=True) < peak()
+    assert [make_plan("ppo", PPOSettings(), Load(s)).peak.total for s in SHAPES] == sorted(
+        make_plan("ppo", PPOSettings(), Load(s)).peak.total for s in SHAPES
+    )
+
+
+def test_settings_of_another_stage_are_refused() -> None:
+    with pytest.raises(SettingsError, match="no settings of ppo; pass PPOSettings"):
+        make_plan("ppo", SFTSettings(), Load(HAND))
