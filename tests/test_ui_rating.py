@@ -118,7 +118,7 @@ def test_pairs_are_drawn_ahead_and_nothing_tells_where_they_come_from_until_aske
     calls = [call for call in desk.engine.asked if call["prompt"] == row.prompt]
     by_adapter = {call["adapter"]: call["seed"] for call in calls}
     assert row.origin.sampling["seeds"] == [by_adapter["ppo-1"], by_adapter["sft-1"]]
-    # The left one is drawn first, whichever adapter it is; what was drawn before the choice of adapters was thrown away.
+    # The left one is drawn first, whichever adapter it is; what was drawn before the adapters were chosen is gone.
     assert calls[-2]["adapter"] == left
 
 
