@@ -221,7 +221,9 @@ def test_adapters_answer_side_by_side_and_chat(app):
         page.locator("#temperature input").fill("2")
         page.click("#ask")
         # The answers may end by themselves soon: the button is pressed as soon as it can be.
-        page.wait_for_function("() => { const b = document.querySelector('#stop-asking'); b.click(); return !b.disabled }")
+        page.wait_for_function(
+            "() => { const b = document.querySelector('#stop-asking'); b.click(); return !b.disabled }"
+        )
         expect(page.locator("#ask")).to_be_enabled(timeout=SLOW)
         page.locator("#max-tokens input").fill("32")
 
