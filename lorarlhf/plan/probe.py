@@ -7,7 +7,6 @@ formula, corrects the formula.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,10 +35,10 @@ NAME = "lorarlhf-probe"
 """The adapter it works with; gone when it ends."""
 SECONDS = 0.4
 """What one measurement may take; a slow machine gets smaller sizes."""
-TOO_SLOW = 4 * SECONDS
+TOO_SLOW = 10 * SECONDS
 """What takes longer is measured once, its start included."""
-REPEATS = 3
-"""Of short measurements the middle one counts."""
+AGAIN, REPEATS = 2, 4
+"""At least and at most so often; the quickest counts: whatever else the machine does only ever makes it slower."""
 FIRST = 16
 """Tokens of the pass that tells how slow the machine is."""
 SMALL = 64
@@ -174,9 +173,9 @@ class _Probe:
             return first
         # The first time of a new size, libraries choose and even write their code.
         found: list[float] = []
-        while len(found) < REPEATS and sum(found) < SECONDS:
+        while len(found) < AGAIN or (len(found) < REPEATS and sum(found) < SECONDS):
             found.append(self._once(work))
-        return statistics.median(found)
+        return min(found)
 
     def _once(self, work: Callable[[], object]) -> float:
         # A step begins with memory given back to the system, and pays for getting it again.

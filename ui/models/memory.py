@@ -56,7 +56,12 @@ def memory_html(desk: Desk) -> str:
 
 
 def draw(parts: list[Part], title: str) -> str:
-    """Draw parts as a bar, wide in proportion, each with its size in a legend below."""
+    """Draw parts as a bar under a title."""
+    return f"<h3>{html.escape(title)}</h3>{bar_html(parts, title, titled=True)}"
+
+
+def bar_html(parts: list[Part], title: str, *, titled: bool = False) -> str:
+    """Draw parts as a bar, wide in proportion, each with its size in a legend below; `titled` where a title stands."""
     whole = sum(part.size for part in parts) or 1
     told = ", ".join(f"{part.name} {size_of(part.size)}" for part in parts)
     bar = "".join(f"<i class='{part.kind}' style='flex-grow:{part.size / whole:.5f}'></i>" for part in parts)
@@ -65,10 +70,8 @@ def draw(parts: list[Part], title: str) -> str:
         for part in parts
     )
     label = html.escape(f"{title}: {told}", quote=True)
-    return (
-        f"<h3>{html.escape(title)}</h3><div class='bar' role='img' aria-label='{label}'>{bar}</div>"
-        f"<ul class='key'>{legend}</ul>"
-    )
+    above = "" if titled else f"<p>{html.escape(title)}</p>"
+    return f"{above}<div class='bar' role='img' aria-label='{label}'>{bar}</div><ul class='key'>{legend}</ul>"
 
 
 def size_of(size: int) -> str:

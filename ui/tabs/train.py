@@ -6,7 +6,9 @@ Everything shown is read from the store's rows; a page only remembers which run 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ LOOK_SECONDS, IDLE_SECONDS = 1.0, 4.0
 """How often a page looks while a run is at work, and while none is: another page or a terminal may start one."""
 PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens")
 """Settings that decide how many steps a run takes, and how long one takes."""
+COST_FIELDS = (*PLAN_FIELDS, "rank", "micro_batch_tokens", "max_length", "gradient_checkpointing", "rollout_rows")
+"""Settings that decide what memory and time a run takes."""
 START_LABELS = {"sft": "Train SFT", "reward": "Train a reward model", "ppo": "Train with PPO"}
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 GO_THERE = """() => {
@@ -57,9 +61,16 @@ class StagePart:
 
     form: Form
     plan: gr.HTML
+    cost: gr.HTML
+    measure: gr.Button
     start: gr.Button
     queue: gr.Button
     problem: gr.HTML
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """List what looking may change, besides the fields."""
+        return self.plan, self.cost, self.measure, self.start, self.queue
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Page:
         forms = [part.form for part in self.stages.values()]
         self.fields = {field for form in forms for field in (form.name, *form.fields.values())}
         self.problems = [self.step_problem, self.runs_problem, *(part.problem for part in self.stages.values())]
-        self.planning = [form.fields[name] for form in forms for name in PLAN_FIELDS if name in form.fields]
+        self.planning = [form.fields[name] for form in forms for name in COST_FIELDS if name in form.fields]
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -132,6 +143,7 @@ class Page:
             filled = {part.form.name, *part.form.fields.values(), self.chosen}
             part.start.click(self._starter(stage, part.problem), filled, **act).then(self.look, **look)
             part.queue.click(self._enqueuer(stage, part.problem), filled, **act).then(self.look, **look)
+            part.measure.click(self._measurer(stage, part.problem), filled, **act).then(self.look, **look)
         self.do.click(None, js=GO_THERE, **QUIET)
         offered = {*self.fields, self.offer, self.chosen}
         self.do.click(self._do_next, offered, **act).then(self.look, **look)
@@ -160,6 +172,24 @@ class Page:
             return self._attempt(lambda: self.view.queue.add(stage, settings(), name), problem)
 
         return enqueue
+
+    def _measurer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
+        def measure(filled: Mapping[Any, Any]) -> Updates:
+            now = self.view.standing(self.view.runs())
+            ask = partial(self._ask_cost, stage, now, filled, probing=True)
+            return self._attempt(ask, problem) | {self.chosen: filled[self.chosen]}
+
+        return measure
+
+    def _ask_cost(self, stage: str, now: Standing, filled: Mapping[Any, Any], *, probing: bool = False) -> None:
+        """Have the engine plan a stage, unless what it learns from is missing or a run is at work."""
+        if missing(stage, now):
+            return
+        fields = self.stages[stage].form.fields
+        values = {name: filled[fields[name]] for name in COST_FIELDS if name in fields}
+        given = {name: value for name, value in values.items() if value is not None}
+        key = (self.desk.fingerprint, now.about(), given)
+        self.view.costs.ask(stage, key, self.desk.stage_settings(stage, given), probing=probing)
 
     def _press(self, chosen: str, event: gr.EventData) -> Updates:
         """Show a run of the list, or go on with it; or change what waits in the queue."""
@@ -218,6 +248,7 @@ class Page:
             "next": (standing, lambda: self._next(now)),
             "adapters": ([a.name for a in now.adapters], lambda: self._adapters(now)),
             "plans": ((standing, [filled[field] for field in self.planning]), lambda: self._plans(now, runs, filled)),
+            "costs": (self._costs_stamp(now, filled), self._costs),
             "runs": ((standing, run and run.id), lambda: self._list(runs, run)),
             "run": ("", self._no_run),
         }
@@ -227,7 +258,7 @@ class Page:
             sampled = [run.step // every for every in _sampling(run)] + [(run.step - 1) // _sampling(run)[0]]
             groups["samples"] = ((run.id, run.status, sampled), lambda: self._samples(run))
         line = self.view.queue.line()
-        busy = bool(now.at_work or (line.waiting and not line.stopped))
+        busy = bool(now.at_work or (line.waiting and not line.stopped) or self.view.costs.waiting)
         groups["busy"] = (busy, lambda: {self.fast: gr.Timer(active=busy)})
         groups["queue"] = (str(line), lambda: {self.queue: run_html.queue_html(line)})
         return groups
@@ -268,7 +299,7 @@ class Page:
         }
 
     def _outputs(self) -> set[Any]:
-        parts = [part for stage in self.stages.values() for part in (stage.plan, stage.start, stage.queue)]
+        parts = [part for stage in self.stages.values() for part in stage.shown]
         own = {self.seen, self.offer, self.fast, self.step, self.do, self.tabs, self.runs, self.queue, self.bell}
         return own | {*parts, *self.fields, *vars(self.run).values()}
 
@@ -308,6 +339,21 @@ class Page:
             found[part.start] = gr.update(interactive=not problem)
             # Waiting helps against what others make or hold; a stage without data of its own would wait for nothing.
             found[part.queue] = gr.update(interactive=now.base and not missing(stage, _in_time(now)))
+        return found
+
+    def _costs_stamp(self, now: Standing, filled: Mapping[Any, Any]) -> str:
+        """Have planned what is not yet, and tell what the plans depend on."""
+        for stage in self.stages:
+            with suppress(LoraRlhfError):  # a value that makes no sense is told when the run is started
+                self._ask_cost(stage, now, filled)
+        can = [not missing(stage, now) for stage in self.stages]
+        return str(([self.view.costs.stamp(stage) for stage in self.stages], can))
+
+    def _costs(self) -> Updates:
+        found: Updates = {}
+        for stage, part in self.stages.items():
+            text = self.view.costs.html(stage)
+            found |= {part.cost: text, part.measure: gr.update(visible=bool(text))}
         return found
 
     def _list(self, runs: list[RunRow], shown: RunRow | None) -> Updates:
@@ -366,11 +412,14 @@ def _stage_part(desk: Desk, stage: str) -> StagePart:
     with gr.Tab(STAGE_NAMES[stage], id=stage):
         plan_line = gr.HTML(elem_classes="plan")
         form = build_form(desk, stage, ROLES[stage])
+        with gr.Row(elem_classes="costs"):
+            cost = gr.HTML(elem_id=f"cost-{stage}", scale=1, min_width=200)
+            measure = gr.Button("Measure", size="sm", visible=False, scale=0, min_width=90, elem_id=f"measure-{stage}")
         problem = gr.HTML(elem_classes="problem-line")
         with gr.Row(elem_classes="start"):
             start = gr.Button(START_LABELS[stage], interactive=False, scale=2, min_width=160, elem_id=f"start-{stage}")
             queue = gr.Button("Add to queue", interactive=False, min_width=150, elem_id=f"queue-{stage}")
-    return StagePart(form, plan_line, start, queue, problem)
+    return StagePart(form, plan_line, cost, measure, start, queue, problem)
 
 
 def _run_part(numbers: Callable[[Mapping[str, Any]], str]) -> RunPart:

@@ -66,6 +66,14 @@ class Standing:
         names, run = [adapter.name for adapter in self.adapters], self.unfinished
         return str((replace(self, adapters=names, unfinished=None), run and (run.id, run.status, run.step)))
 
+    def about(self) -> tuple[Any, ...]:
+        """Tell what a stage's cost depends on: the adapters, and about how much data there is.
+
+        Not every vote is worth counting everything anew.
+        """
+        counts = (self.votes, self.demonstrations, self.prompts)
+        return tuple(a.name for a in self.adapters), tuple(round(8 * math.log2(max(count, 32))) for count in counts)
+
     def newest(self, stage: str) -> SavedAdapter | None:
         """Give the newest adapter of a stage."""
         return next((adapter for adapter in reversed(self.adapters) if adapter.stage == stage), None)

@@ -13,6 +13,7 @@ from lorarlhf.settings import Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.train.advice import Standing, count, missing, work
+from lorarlhf.ui.train.costs import Costs
 from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers, why_not_resumed
 from lorarlhf.ui.train.queue import Queue
 
@@ -27,6 +28,7 @@ class TrainingView:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.numbers = RunNumbers(desk.store)
+        self.costs = Costs(desk)
         self.queue = Queue(
             desk,
             at_work=lambda: self.at_work(self.runs()),
