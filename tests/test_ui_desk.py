@@ -147,6 +147,27 @@ def test_closing_the_app_saves_the_run_and_the_next_one_goes_on_with_it(workspac
     third.close()
 
 
+def test_a_run_that_would_go_on_otherwise_says_so_and_goes_on_when_asked_again(desk):
+    wait(lambda: desk.status().state == "ready")
+    run = training(desk)
+    desk.stop_run()
+    wait(lambda: desk.run_job.done)
+    row = desk.store.run(run)
+    versions = {**row.parents["versions"], "peft": "0.0.1"}
+    desk.store.revise_run(run, row.settings, {**row.parents, "versions": versions})
+    desk.resume(run)
+    wait(lambda: desk.notices)
+    assert "peft 0.0.1 →" in desk.notices[-1].text
+    assert desk.notices[-1].run == run
+    assert desk.store.run(run).status == "paused"
+    desk.resume(run)
+    wait(lambda: desk.running)
+    assert not desk.notices
+    wait(lambda: desk.run_job.progress.step > row.step)
+    desk.stop_run()
+    wait(lambda: desk.run_job.done)
+
+
 def test_a_second_app_on_a_workspace_is_told_where_the_first_one_is(workspace):
     message = r"open in another app at http://127.0.0.1:1 \(pid \d+\)"
     with (

@@ -20,7 +20,7 @@ from lorarlhf.settings import STAGES, LoadSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.tabs.train import Page
-from lorarlhf.ui.train import run_html
+from lorarlhf.ui.train import costs, run_html
 from lorarlhf.ui.train.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan, work
 from lorarlhf.ui.train.forms import build_form
 from lorarlhf.ui.train.progress import RunNumbers, clock, duration, log, outcome, way, why_not_resumed
@@ -159,13 +159,26 @@ def test_how_far_a_run_is(store):
     assert len(clock("2026-11-21T02:10:13.394951Z")) == len("02:10:13")
 
 
-def test_a_run_that_cannot_be_gone_on_with_says_why(store, tmp_path):
+def test_a_run_that_cannot_be_gone_on_with_says_why(store):
     run = replace(a_run(store), status="interrupted")
-    assert "Nothing of it was saved" in why_not_resumed(run, tmp_path, "f")
-    (tmp_path / run.id / "step-000004").mkdir(parents=True)
-    assert why_not_resumed(run, tmp_path, "f") == ""
-    assert "another base" in why_not_resumed(run, tmp_path, "g")
-    assert why_not_resumed(replace(run, status="done"), tmp_path, "f")
+    assert why_not_resumed(run, "f") == ""
+    assert "another base" in why_not_resumed(run, "g")
+    assert why_not_resumed(replace(run, status="done"), "f")
+
+
+def test_a_plan_is_shown_before_the_start():
+    found = {
+        "peak_bytes": 9 * 2**30, "available_bytes": 8 * 2**30, "peak_phase": "learn", "steps": 1200, "seconds": 100.0,
+        "seconds_by_phase": {"learn": 90.0, "draw": 8.0, "write": 2.0}, "fits": False, "tight": False,
+        "parts": {"base": 2 * 2**30, "adapters": 2**30, "gradients": 2**30, "cache": 2**30, "logits": 2**30, "runtime": 3 * 2**30},
+        "advice": [{"text": "--rank <4>", "peak_bytes": 7 * 2**30, "fits": True}],
+    }  # fmt: skip
+    html = costs.plan_html(found)
+    assert "Memory: 9.0 GB of 8.0 GB, most of it while learning" in html
+    assert all(part in html for part in ("frozen base <b>2.0 GB", "their training <b>2.0 GB", "at work <b>2.0 GB"))
+    assert "about 1.7 minutes for 1,200 steps (learning 1.5 minutes, drawing answers 8.0 seconds)" in html
+    assert "more than there is" in html
+    assert "7.0 GB: --rank &lt;4&gt;" in html
 
 
 def test_the_log_tells_the_story_in_order(store):

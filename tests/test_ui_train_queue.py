@@ -107,7 +107,6 @@ def test_stages_follow_one_another_and_the_next_app_goes_on_with_the_queue(works
     [
         ("failed", "out of memory", "first (run sft-1) failed: out of memory"),
         ("paused", "", "first (run sft-1) was stopped"),
-        ("interrupted", "", "first (run sft-1) broke off"),  # nothing of it was saved
     ],
 )
 def test_a_run_that_did_not_end_well_stops_the_queue_in_words(resting, status, error, words):

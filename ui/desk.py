@@ -18,7 +18,7 @@ from typing import Any
 
 from lorarlhf.engine.client import EngineClient, Job
 from lorarlhf.engine.requests import EngineDied, JobCancelled
-from lorarlhf.errors import LoraRlhfError, RunPaused
+from lorarlhf.errors import LoraRlhfError, RunDiffers, RunPaused
 from lorarlhf.library import SavedAdapter, list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
@@ -84,6 +84,8 @@ class Desk:
         """The run the person asked to stop; the next app shall not go on with it."""
         self.watchers: list[Callable[[], None]] = []
         """Called again and again, once no run of the last app waits to be gone on with any more."""
+        self._differing: set[str] = set()
+        """Runs that would go on otherwise than they began, as the person knows."""
         self._switching = threading.Lock()
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="engine watch")
@@ -196,8 +198,13 @@ class Desk:
         return self._run(lambda: self.engine.train(stage, settings, name))
 
     def resume(self, run: str) -> Job:
-        """Go on with a run; what was offered about it is settled by that."""
-        job = self._run(lambda: self.engine.resume(run))
+        """Go on with a run; what was offered about it is settled by that.
+
+        Where it would not go on as it began, a notice says what differs, and asking once more accepts that.
+        """
+        accept = run in self._differing
+        job = self._run(lambda: self.engine.resume(run, accept=accept), run)
+        self._differing.discard(run)
         for old in [old for old in self.notices if old.run == run]:
             self.notices.remove(old)
         return job
@@ -233,15 +240,15 @@ class Desk:
             self.notices.remove(old)
         self.notices.append(notice)
 
-    def _run(self, start: Callable[[], Job]) -> Job:
+    def _run(self, start: Callable[[], Job], run: str = "") -> Job:
         with self._switching:
             if self.run_job and not self.run_job.done:
                 raise LoraRlhfError("a run is at work already; stop it first, or wait for its end")
             job = self.run_job = start()
-        job.future.add_done_callback(lambda _: self._run_ended(job))
+        job.future.add_done_callback(lambda _: self._run_ended(job, run))
         return job
 
-    def _run_ended(self, job: Job) -> None:
+    def _run_ended(self, job: Job, run: str) -> None:
         """Say how a run ended, unless it is to be gone on with by the next app."""
         error = job.future.exception()
         if self._closing.is_set() or isinstance(error, JobCancelled):
@@ -250,6 +257,10 @@ class Desk:
         self.store.set_meta(OPEN_RUN, "")
         if error is None:
             self.tell(Notice(f"{job.result()['adapter']} is done", good=True))
+        elif isinstance(error, RunDiffers):
+            self._differing.add(run)
+            told = f"{run} would not go on as it began: {'; '.join(error.differences)}"
+            self.notices.append(Notice(f"{told}. Resume it again to accept that.", run))
         elif not isinstance(error, (RunPaused, EngineDied)):  # of a death the watcher speaks
             self.notices.append(Notice(str(error)))
 

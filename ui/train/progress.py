@@ -10,7 +10,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -232,12 +231,10 @@ def _level(label: str, value: float, last: float) -> Line:
 # -- words ----------------------------------------------------------------------------------------------------
 
 
-def why_not_resumed(run: RunRow, runs_dir: Path, fingerprint: str) -> str:
+def why_not_resumed(run: RunRow, fingerprint: str) -> str:
     """Say why a run cannot be gone on with and what to do instead; empty where it can."""
     if run.status not in RESUMABLE:
         return f"{run.called} is {STATUS_WORDS.get(run.status, run.status)}"
-    if not any((runs_dir / run.id).glob("step-*")):
-        return "Nothing of it was saved yet: start the stage again."
     made_on = run.parents.get("base", {})
     if made_on.get("fingerprint") != fingerprint:
         return f"It is on another base: load {made_on.get('name', run.base)} first."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
 
 from lorarlhf.engine.client import Job
-from lorarlhf.errors import TrainingError
+from lorarlhf.errors import RunDiffers, TrainingError
 from lorarlhf.library import check_new_name
 from lorarlhf.settings import Settings
 from lorarlhf.store import RunRow
@@ -67,7 +68,7 @@ class TrainingView:
 
     def why_not_resumed(self, run: RunRow) -> str:
         """Say why a run cannot be gone on with; empty where it can."""
-        return why_not_resumed(run, self.desk.workspace.runs_dir, self.desk.fingerprint)
+        return why_not_resumed(run, self.desk.fingerprint)
 
     def pace(self, stage: str, runs: list[RunRow]) -> float | None:
         """Find the seconds that a stage took the last time on this base, per step and unit of `work`."""
@@ -91,7 +92,8 @@ class TrainingView:
         row = self.desk.store.run(run)
         if problem := self.why_not_resumed(row):
             raise TrainingError(problem)
-        _await_start(self.desk.resume(run))
+        with suppress(RunDiffers):  # a notice says what differs, and that asking again accepts it
+            _await_start(self.desk.resume(run))
 
 
 def _await_start(job: Job) -> None:
