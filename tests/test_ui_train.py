@@ -170,7 +170,7 @@ def test_a_plan_is_shown_before_the_start():
     found = {
         "peak_bytes": 9 * 2**30, "available_bytes": 8 * 2**30, "peak_phase": "learn", "steps": 1200, "seconds": 100.0,
         "seconds_by_phase": {"learn": 90.0, "draw": 8.0, "write": 2.0}, "fits": False, "tight": False,
-        "parts": {name: 2**30 for name in ("base", "adapters", "gradients", "cache", "logits", "runtime", "heap")},
+        "parts": dict.fromkeys(("base", "adapters", "gradients", "cache", "logits", "runtime", "heap"), 2 ** 30),
         "advice": [{"text": "--rank <4>", "peak_bytes": 7 * 2**30, "fits": True}],
     }  # fmt: skip
     html = costs.plan_html(found)
