@@ -61,6 +61,20 @@ def test_sizes_by_hand() -> None:
     assert cache_bytes(HAND, rows=2, tokens=10) == 7_680
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    # What other trainers print for rank 16 on all linear layers of these bases.
+    [
+        ("Llama-3.1-8B", 41_943_040),
+        ("Qwen2.5-7B", 40_370_176),
+        ("Qwen2.5-0.5B", 8_798_208),
+        ("Qwen2.5-14B", 68_812_800),
+    ],
+)
+def test_adapters_of_known_bases_have_as_many_numbers_as_elsewhere(name: str, numbers: int) -> None:
+    assert adapter_parameters(BY_NAME[name]) == numbers
+
+
 def test_what_a_backward_pass_keeps_by_hand() -> None:
     # fp32, one layer, per token: norms 2·64, adapters' inputs 64 (q, k, v) + 64 (o) + 64 (gate, up) + 128 (down),
     # ranks 7·2, queries 64, repeated keys and values 2·64, 4 sums of attention, 10 of the mask, three of the inner

@@ -125,3 +125,11 @@ def test_a_machine_smaller_than_every_preset_is_told_so() -> None:
 def test_auto_is_the_preset_of_this_machine_and_other_names_stay() -> None:
     assert preset_name("auto") in preset_files()
     assert preset_name("mine.yaml") == "mine.yaml"
+
+
+def test_every_preset_names_a_base_of_known_shape_and_the_table_is_up_to_date() -> None:
+    from benchmarks.preset_table import HEAD, rows
+
+    table = [HEAD, *rows()]
+    assert len(table) == 1 + 3 * (len(SHIPPED) - 1)  # the starter's figures stand in the README
+    assert (SHIPPED[0].parent / "README.md").read_text(encoding="utf-8") == "\n".join(table) + "\n"

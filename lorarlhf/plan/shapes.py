@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -87,11 +88,15 @@ class Shape:
 
 
 SHAPES = (
+    Shape("Qwen2.5-0.5B", 24, 896, 4864, 896, 128, 151_936, True, 14, 32_768),
     Shape("Qwen3-0.6B", 28, 1024, 3072, 2048, 1024, 151_936, True, 16, 40_960, head_norms=True),
     Shape("Qwen3-1.7B", 28, 2048, 6144, 2048, 1024, 151_936, True, 16, 40_960, head_norms=True),
     Shape("Qwen3-4B", 36, 2560, 9728, 4096, 1024, 151_936, True, 32, 40_960, head_norms=True),
+    Shape("Qwen2.5-7B", 28, 3584, 18_944, 3584, 512, 152_064, False, 28, 32_768),
     Shape("Llama-3.1-8B", 32, 4096, 14_336, 4096, 1024, 128_256, False, 32, 131_072),
     Shape("Qwen3-14B", 40, 5120, 17_408, 5120, 1024, 151_936, False, 40, 40_960, head_norms=True),
+    Shape("Qwen2.5-14B", 48, 5120, 13_824, 5120, 1024, 152_064, False, 40, 32_768),
+    Shape("Qwen2.5-32B", 64, 5120, 27_648, 5120, 1024, 152_064, False, 40, 32_768),
     Shape("Qwen3-32B", 64, 5120, 25_600, 8192, 1024, 151_936, False, 64, 40_960, head_norms=True),
     Shape("Llama-3.3-70B", 80, 8192, 28_672, 8192, 1024, 128_256, False, 64, 131_072),
 )
@@ -113,7 +118,7 @@ MIXTURES = ("num_local_experts", "num_experts", "n_routed_experts")
 
 def known(name: str) -> Shape | None:
     """Find one of the well-known bases by its name, with or without its owner."""
-    plain = name.rstrip("/").rpartition("/")[2].lower().removesuffix("-instruct")
+    plain = re.sub(r"-(base|instruct)(-\d+)?$", "", name.rstrip("/").rpartition("/")[2].lower())
     return next((shape for shape in SHAPES if shape.name.lower() == plain), None)
 
 
