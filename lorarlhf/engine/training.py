@@ -207,6 +207,7 @@ def _drive(
         if team.is_main:
             adapter = _keep_adapter(engine, run, request, stage, loop.next_step, metrics)
             engine.store.finish_run(run, "done", metrics)
+            shutil.rmtree(folder, ignore_errors=True)  # nobody goes on with it any more, and checkpoints are large
     except RunPaused as pause:
         _end(engine, run, "paused")
         raise RunPaused(f"run {run} {pause}; go on with `lorarlhf resume {run}`") from None
