@@ -41,8 +41,9 @@ presets are chosen under *Base and adapters*.
 Predicted peaks are those of `lorarlhf plan` from formulas alone, for rows as long as the preset allows; they were
 checked against measurements on a processor (`python -m benchmarks.plan_check`), not yet on a card. Measured ones are
 the peak of the whole process with random weights in the shape of that base, on the starter's texts, which are shorter
-than the preset allows (`python -m benchmarks.preset_table --measure NAME`). The starter's own figures are in the
-project's README.
+than the preset allows (`python -m benchmarks.preset_table --measure NAME`), at the commit named. On a processor they
+hold the mapped files of the base as well, 1 GB for the one below, which the system takes back when it needs to. The
+starter's own figures are in the project's README.
 
 | preset | for | base | stage | predicted peak | most while | measured |
 |---|---|---|---|---|---|---|"""
@@ -94,8 +95,7 @@ def measure(name: str) -> None:
         for stage, few in FEW.items():
             command = ["train", stage, "--preset", name, "--base", base, "--workspace", work, *few]
             peak = _peak(command)
-            here = f"{platform.machine()} processor" if name == "cpu" else "this machine"
-            found.setdefault(name, {})[stage] = {"peak_bytes": peak, "machine": here}
+            found.setdefault(name, {})[stage] = {"peak_bytes": peak, "machine": f"{platform.machine()}, at {_commit()}"}
             print(f"{name} {stage}: {size(peak)}", file=sys.stderr)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
@@ -137,6 +137,11 @@ def _votes() -> list[dict[str, str]]:
 
 def _lorarlhf(*words: Any) -> None:
     subprocess.run([sys.executable, "-m", "lorarlhf", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _peak(command: list[Any]) -> int:
