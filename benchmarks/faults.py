@@ -116,10 +116,13 @@ def forked(job: Callable[[], int]) -> int:
 
 
 def ended(pid: int, timeout: float = PATIENCE) -> int | None:
-    """Wait for a child → its exit status, None where it hangs."""
+    """Wait for a child → its exit status, None where it hangs; 0 of an orphan that its own parent saw end."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        found, status = os.waitpid(pid, os.WNOHANG)
+        try:
+            found, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            found, status = int(not psutil.pid_exists(pid)), 0
         if found:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
