@@ -18,10 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.files import size
 from lorarlhf.plan.memory import Load
 from lorarlhf.plan.planning import make_plan
 from lorarlhf.plan.shapes import Shape, known
-from lorarlhf.plan.show import PHASES, size
+from lorarlhf.plan.show import PHASES
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import STAGES
 
@@ -103,22 +104,13 @@ def measure(name: str) -> None:
 
 def _make(folder: Path, shape: Shape) -> None:
     import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from benchmarks.models import config_of
     from lorarlhf import starter
 
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.keys * shape.heads // shape.queries,
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=shape.tied,
-    )
     torch.set_default_dtype(torch.bfloat16)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config_of(shape)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(starter.MODEL_DIR).save_pretrained(folder)
 
 
@@ -144,17 +136,26 @@ def _commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+PEAK = """
+import resource, runpy, sys
+sys.argv = ["lorarlhf", *sys.argv[1:]]
+try:
+    runpy.run_module("lorarlhf")
+finally:
+    import torch
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(torch.cuda.max_memory_reserved() if torch.cuda.is_available() else kib * 1024)
+"""
+
+
 def _peak(command: list[Any]) -> int:
-    """Run a command in a process of its own and return the peak of its resident memory, in bytes."""
-    code = "import resource, runpy, sys; sys.argv = ['lorarlhf', *sys.argv[1:]]\ntry: runpy.run_module('lorarlhf')\n"
-    code += "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    """Run a command in a process of its own → bytes: what torch reserved on the card, else the resident memory."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, command)], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", PEAK, *map(str, command)], stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed")
-    kib = int(done.stdout.splitlines()[-1])
-    return kib * (1024 if sys.platform != "darwin" else 1)
+    return int(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -163,6 +164,10 @@ def main() -> None:
     parser.add_argument("--measure", metavar="NAME")
     args = parser.parse_args()
     if args.measure:
+        import torch
+
+        if torch.cuda.is_available() == (args.measure == "cpu"):
+            raise SystemExit("the preset for processors is measured without a card, the others with one")
         measure(args.measure)
     else:
         print(HEAD, *rows(), sep="\n")

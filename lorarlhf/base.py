@@ -230,7 +230,20 @@ def _load_model(
     if missing:
         # transformers fills them with random numbers and goes on.
         raise ValueError(f"its files lack {len(missing)} weights of the model, such as {missing[0]}")
+    if settings.bits < 16 and device.type == "cpu":
+        _leave_files(model)
     return model
+
+
+def _leave_files(model: PreTrainedModel) -> None:
+    """Copy the weights that were not quantised out of the mapped files.
+
+    One of them is enough to keep a whole file mapped, and with it the 16-bit weights that were only read to quantise
+    them: 1 GB of a base of 0.5B that takes 450 MB in 4 bits.
+    """
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.clone()
 
 
 def _settle(

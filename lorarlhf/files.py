@@ -67,10 +67,10 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def size(bytes: float) -> str:
-    """Write a number of bytes for people: `3.4 MB`."""
+def size(count: float) -> str:
+    """Write bytes as a person reads them, in powers of 1024, to about three digits: `3.4 MB`."""
     for unit in ("B", "kB", "MB"):
-        if bytes < 999.5:
-            return f"{bytes:.0f} {unit}" if unit == "B" or bytes >= 99.5 else f"{bytes:.1f} {unit}"
-        bytes /= 1000
-    return f"{bytes:.1f} GB"
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.5 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GB"

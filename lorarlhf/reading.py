@@ -400,3 +400,13 @@ def number(value: float, percent: bool = False) -> str:
         text = f"{value:.{min(digits, 5)}f}"
         return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
     return f"{value:.1e}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 3600:
+        return f"{round(seconds / 60)} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -22,26 +22,9 @@ from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.sft import SFTStage
 from lorarlhf.train.team import Team
 from lorarlhf.types import Demonstration, user
+from tests.faulty import Notes
 from tests.test_reward import planted
 from tests.test_sft import noisy, tiny_base
-
-
-class Notes:
-    """A journal in memory."""
-
-    def __init__(self):
-        self.numbers: dict[tuple[int, str], float] = {}
-        self.events: list[str] = []
-        self.shown: list[tuple[int, int]] = []
-
-    def metrics(self, step, metrics):
-        self.numbers |= {(step, k): v for k, v in metrics.items() if not k.startswith("time/")}
-
-    def event(self, step, text):
-        self.events.append(f"{step}: {text}")
-
-    def progress(self, step, total, metrics):
-        self.shown.append((step, total))
 
 
 class Counting:

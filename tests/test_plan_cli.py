@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lorarlhf.errors import SettingsError
-from lorarlhf.plan.show import parse_size, size
+from lorarlhf.files import size
+from lorarlhf.plan.show import parse_size
 from tests import tiny
 from tests.test_cli import Run, lorarlhf  # noqa: F401 - a fixture
 
@@ -28,7 +29,13 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 
 def test_sizes_are_written_with_two_or_three_digits() -> None:
-    assert [size(n * 2**20) for n in (0.25, 9.9, 15.4, 999, 2048)] == ["0.2 MB", "9.9 MB", "15 MB", "999 MB", "2.0 GB"]
+    assert [size(n * 2**20) for n in (0.25, 9.9, 15.4, 999, 2048)] == [
+        "256 kB",
+        "9.9 MB",
+        "15.4 MB",
+        "999 MB",
+        "2.0 GB",
+    ]
 
 
 def test_a_card_one_does_not_have(lorarlhf: Run) -> None:  # noqa: F811

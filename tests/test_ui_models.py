@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from lorarlhf.errors import AdapterError
+from lorarlhf.files import size
 from lorarlhf.library import CARD, delete_saved, list_saved, read_saved, rename_saved
 from lorarlhf.settings import LoadSettings
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.models import shelf
-from lorarlhf.ui.models.memory import Part, draw, parts_of, size_of
+from lorarlhf.ui.models.memory import Part, draw, parts_of
 from lorarlhf.ui.models.shelf_html import card_html, table_html
 from lorarlhf.ui.tabs.models import from_preset, known_bases
 from lorarlhf.workspace import Workspace
@@ -164,10 +165,10 @@ def test_memory_is_divided_into_what_is_known_and_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("size", "told"), [(0, "0.0 MB"), (5 * 2**20, "5.0 MB"), (480 * 2**20, "480 MB"), (12 * 2**30, "12.0 GB")]
+    ("count", "told"), [(0, "0 B"), (5 * 2**20, "5.0 MB"), (480 * 2**20, "480 MB"), (12 * 2**30, "12.0 GB")]
 )
-def test_sizes_are_read_at_a_glance(size, told):
-    assert size_of(size) == told
+def test_sizes_are_read_at_a_glance(count, told):
+    assert size(count) == told
 
 
 def test_the_form_offers_bases_that_are_known(place):

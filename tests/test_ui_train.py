@@ -16,6 +16,7 @@ import pytest
 from lorarlhf.engine.training import PARENTS
 from lorarlhf.errors import LoraRlhfError, SettingsError
 from lorarlhf.library import SavedAdapter
+from lorarlhf.reading import duration
 from lorarlhf.settings import STAGES, LoadSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.ui.desk import Desk
@@ -23,7 +24,7 @@ from lorarlhf.ui.tabs.train import Page
 from lorarlhf.ui.train import costs, run_html
 from lorarlhf.ui.train.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan, work
 from lorarlhf.ui.train.forms import build_form
-from lorarlhf.ui.train.progress import RunNumbers, clock, duration, log, outcome, way, why_not_resumed
+from lorarlhf.ui.train.progress import RunNumbers, clock, log, outcome, way, why_not_resumed
 from lorarlhf.ui.train.queue import Line, Waiting
 from lorarlhf.ui.train.training_view import TrainingView
 from lorarlhf.workspace import Workspace
@@ -176,7 +177,7 @@ def test_a_plan_is_shown_before_the_start():
     html = costs.plan_html(found)
     assert "Memory: 9.0 GB of 8.0 GB, most of it while learning" in html
     assert all(part in html for part in ("frozen base <b>1.0 GB", "their training <b>2.0 GB", "at work <b>2.0 GB"))
-    assert "about 1.7 minutes for 1,200 steps (learning 1.5 minutes, drawing answers 8.0 seconds)" in html
+    assert "about 2 min for 1,200 steps (learning 2 min, drawing answers 8 s)" in html
     assert "more than there is" in html
     assert "7.0 GB: --rank &lt;4&gt;" in html
 

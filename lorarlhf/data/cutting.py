@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from lorarlhf.types import Prompt, prompt_key
+
+ANCHORS = 256
+"""Demonstrations whose mean score becomes 0: enough for a standard error of 6 % of the spread."""
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -73,6 +78,11 @@ class Budget:
         if before[1] > self.rows:
             words.append(f"rollout_rows {before[1]} → {self.rows}")
         return ", ".join(words)
+
+
+def practised_on(imported: Iterable[Prompt], said: Iterable[Prompt]) -> list[Prompt]:
+    """Choose what PPO practises on: the imported prompts, else those that something was said about; each once."""
+    return list({prompt_key(prompt): prompt for prompt in list(imported) or said}.values())
 
 
 def steps_of(epochs: float, batch_size: int, length: int) -> int:

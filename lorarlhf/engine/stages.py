@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lorarlhf.data.chat import encode_prompt
+from lorarlhf.data.cutting import ANCHORS, practised_on
 from lorarlhf.data.pairs import pairs_of
 from lorarlhf.engine.core import Engine
 from lorarlhf.errors import AdapterError
@@ -18,13 +19,10 @@ from lorarlhf.train.ppo import PPOStage
 from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.rollout import RewardScorer, Roles
 from lorarlhf.train.sft import SFTStage
-from lorarlhf.types import Prompt, prompt_key
+from lorarlhf.types import Prompt
 
 Parents = dict[str, str]
 Data = dict[str, list[int]]
-
-ANCHORS = 256
-"""Demonstrations whose mean score becomes 0: enough for a standard error of 6 % of the spread."""
 
 
 def build_stage(engine: Engine, stage: str, settings: Settings, parents: Parents, data: Data) -> Stage:
@@ -92,6 +90,5 @@ class _Prompt:
 
 
 def _prompts(rows: dict[str, list[Any]]) -> list[_Prompt]:
-    """Take the imported prompts; where there are none, those of votes and demonstrations, each once."""
-    found: list[Prompt] = rows["prompts"] or [row.prompt for kind in rows for row in rows[kind] if kind != "prompts"]
-    return [_Prompt(prompt) for prompt in {prompt_key(prompt): prompt for prompt in found}.values()]
+    said = [row.prompt for kind in rows for row in rows[kind] if kind != "prompts"]
+    return [_Prompt(prompt) for prompt in practised_on(rows["prompts"], said)]

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from lorarlhf.data.chat import encode_prompt, encode_response
+from lorarlhf.data.cutting import ANCHORS, practised_on
 from lorarlhf.data.pairs import Pair, pairs_of
 from lorarlhf.plan.work import Data, Example, Length, assumed
 from lorarlhf.settings import OptimSettings, PPOSettings, Settings
 from lorarlhf.store import Store
-from lorarlhf.types import Demonstration, Prompt, is_heldout, prompt_key
+from lorarlhf.types import Prompt, is_heldout
 
 COUNTED = 1000
 """Examples that are tokenised; of more, every so many-th by length."""
@@ -42,14 +43,16 @@ def by_letters(prompt: Prompt, answer: str | None, room: int) -> Length:
     return Length(max(1, min(asked, room - tokens)), tokens)
 
 
-def data_of(store: Store, stage: str, settings: Settings, count: Count, anchors: int = 256) -> Data:
+def data_of(store: Store, stage: str, settings: Settings, count: Count) -> Data:
     """Measure what a stage would work on; what is not there yet is assumed, and said."""
     assert isinstance(settings, OptimSettings)
     heldout, room = settings.heldout_share, settings.max_length
     demonstrations = [row.value for row in store.demonstrations()]
     if isinstance(settings, PPOSettings):
         left = max(1, room - settings.max_new_tokens)
-        prompts = _prompts(store, demonstrations)
+        votes = [row.value.prompt for kind in (store.comparisons, store.rankings) for row in kind()]
+        said = [*votes, *(demonstration.prompt for demonstration in demonstrations)]
+        prompts = practised_on((row.value for row in store.prompts()), said)
         data = _measured(prompts, heldout, lambda prompt: (count(prompt, None, left),), lambda prompt: prompt)
         data = replace(data, drawn=_drawn(store, count, settings.max_new_tokens))
     elif stage == "sft":
@@ -61,7 +64,7 @@ def data_of(store: Store, stage: str, settings: Settings, count: Count, anchors:
             return count(pair.prompt, pair.chosen, room), count(pair.prompt, pair.rejected, room)
 
         data = _measured(pairs, heldout, both, lambda pair: pair.prompt)
-        data = replace(data, anchors=min(anchors, len(demonstrations)))
+        data = replace(data, anchors=min(ANCHORS, len(demonstrations)))
     if data.train:
         return data
     return replace(assumed(stage, settings), drawn=data.drawn)
@@ -83,15 +86,6 @@ def _measured(
         (heldout if is_heldout(prompt_of(row), share) else train).append(lengths(row))
     said = (f"lengths of {COUNTED:,} of {len(rows):,} examples were measured",) if each > 1 else ()
     return Data(tuple(train), tuple(heldout), share=each, said=said)
-
-
-def _prompts(store: Store, demonstrations: Sequence[Demonstration]) -> list[Prompt]:
-    """Take the imported prompts, else those of votes and demonstrations, each once, as the stage does."""
-    found = [row.value for row in store.prompts()]
-    if not found:
-        votes = [row.value.prompt for kind in (store.comparisons, store.rankings) for row in kind()]
-        found = [*votes, *(d.prompt for d in demonstrations)]
-    return list({prompt_key(prompt): prompt for prompt in found}.values())
 
 
 def _drawn(store: Store, count: Count, most: int) -> tuple[int, ...]:

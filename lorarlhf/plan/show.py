@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 from lorarlhf.errors import SettingsError
+from lorarlhf.files import size
+from lorarlhf.reading import duration
 
 WIDTH = 48
 """Letters of the bar."""
@@ -49,21 +51,6 @@ def parse_size(text: str) -> int:
     if not found or not float(found[1]):
         raise SettingsError(f"{text!r} is no size; write it like 8GB, 7.5GB or 6000MB")
     return int(float(found[1]) * 2 ** UNITS[found[2]])
-
-
-def size(count: float) -> str:
-    """Write bytes as a person reads them, in powers of 1024."""
-    if count < 1000 * 2**20:
-        return f"{count / 2**20:.0f} MB" if count >= 9.95 * 2**20 else f"{count / 2**20:.1f} MB"
-    return f"{count / 2**30:.1f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Write a time as a person says it."""
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}s"
-    return f"{seconds:.0f} seconds" if seconds >= 9.5 else f"{seconds:.1f} seconds"
 
 
 def show_plan(plan: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from lorarlhf.files import size
 from lorarlhf.ui.desk import Desk
 
 
@@ -63,24 +64,15 @@ def draw(parts: list[Part], title: str) -> str:
 def bar_html(parts: list[Part], title: str, *, titled: bool = False) -> str:
     """Draw parts as a bar, wide in proportion, each with its size in a legend below; `titled` where a title stands."""
     whole = sum(part.size for part in parts) or 1
-    told = ", ".join(f"{part.name} {size_of(part.size)}" for part in parts)
+    told = ", ".join(f"{part.name} {size(part.size)}" for part in parts)
     bar = "".join(f"<i class='{part.kind}' style='flex-grow:{part.size / whole:.5f}'></i>" for part in parts)
     legend = "".join(
-        f"<li><i class='{part.kind}' aria-hidden='true'></i>{html.escape(part.name)} <b>{size_of(part.size)}</b></li>"
+        f"<li><i class='{part.kind}' aria-hidden='true'></i>{html.escape(part.name)} <b>{size(part.size)}</b></li>"
         for part in parts
     )
     label = html.escape(f"{title}: {told}", quote=True)
     above = "" if titled else f"<p>{html.escape(title)}</p>"
     return f"{above}<div class='bar' role='img' aria-label='{label}'>{bar}</div><ul class='key'>{legend}</ul>"
-
-
-def size_of(size: int) -> str:
-    """Write bytes as a person reads them, to three digits."""
-    number, unit = size / 2**20, "MB"
-    if number >= 1000:
-        number, unit = number / 1024, "GB"
-    digits = 0 if number >= 99.5 else 1
-    return f"{number:.{digits}f} {unit}"
 
 
 def _process_bytes(pid: int | None) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lorarlhf.library import BARE, SavedAdapter
+from lorarlhf.reading import duration
 from lorarlhf.store import RunRow, Store
-from lorarlhf.ui.train.progress import duration
 
 FEWEST_DEMONSTRATIONS = 10
 """Fewer teach no manner of answering."""

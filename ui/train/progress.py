@@ -88,16 +88,6 @@ def way(run: RunRow, series: Series) -> Way:
     return Way(run.step, total, left)
 
 
-def duration(seconds: float) -> str:
-    """Write a time as people say it."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 3600:
-        return f"{round(seconds / 60)} min"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def clock(stamp: str, *, day: bool = False) -> str:
     """Write a time of the store's as a clock on the wall of this machine shows it."""
     # Python 3.10 does not read the Z.

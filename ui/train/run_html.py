@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lorarlhf.reading import number, remarks
+from lorarlhf.reading import duration, number, remarks
 from lorarlhf.store import RunRow
 from lorarlhf.ui.train.comparing import settings_rows, summary
 from lorarlhf.ui.train.progress import (
@@ -17,7 +17,6 @@ from lorarlhf.ui.train.progress import (
     STATUS_WORDS,
     Series,
     clock,
-    duration,
     outcome,
     parents,
     way,
