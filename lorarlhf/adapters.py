@@ -31,7 +31,11 @@ from lorarlhf.base import Base
 from lorarlhf.errors import AdapterError
 from lorarlhf.files import whole_folder
 from lorarlhf.library import CARD, HEAD, WEIGHTS, SavedAdapter, read_saved
+from lorarlhf.lora import fuse, merged
 from lorarlhf.settings import LoraSettings
+
+UNPACKED_MOST = 2**30
+"""Bytes of a base unpacked to draw answers; a step of training takes more than that on a base of this size."""
 
 
 class AdapterBank:
@@ -136,6 +140,8 @@ class AdapterBank:
     def _refresh(self) -> None:
         """Find the adapted layers again and restore what PEFT's own bookkeeping changed behind our back."""
         self._layers = [module for module in self._model.modules() if isinstance(module, LoraLayer)]
+        for layer in self._layers:
+            fuse(layer)
         for name in self.names:
             for parameter in self.parameters(name):
                 parameter.requires_grad_(name not in self._frozen)
@@ -159,6 +165,17 @@ class AdapterBank:
             yield
         finally:
             self._switch(None)
+
+    @contextmanager
+    def drawing(self, name: str | None) -> Iterator[None]:
+        """Run the block with one adapter, made ready to draw answers: on a processor small bases are unpacked for it.
+
+        Which bases are small is a constant, not a matter of free memory: the same run must draw the same answers.
+        """
+        unpacked = sum(layer.in_features * layer.out_features for layer in self._layers)  # type: ignore[operator]
+        small = self.base.device.type == "cpu" and unpacked * self.base.compute_dtype.itemsize <= UNPACKED_MOST
+        with self.activate(name), merged(self._layers if small else (), name):
+            yield
 
     def _switch(self, name: str | None) -> None:
         # PEFT's set_adapter also flips requires_grad in every layer, which is slow and loses gradients.

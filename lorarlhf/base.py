@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from lorarlhf.attention import use_short_attention
 from lorarlhf.base_files import BaseFiles, find_files, fingerprint
 from lorarlhf.base_weights import QUANTISED, base_hash, bytes_needed, layers_kept_16bit, measured_bytes
 from lorarlhf.data.chat import end_of_turn_id, ensure_pad
@@ -258,6 +259,7 @@ def _settle(
             # On processors with AVX512-BF16 bitsandbytes else repacks a weight in place at its first forward without
             # gradient: scales are rounded for good, and later no gradient passes through the layer, silently.
             module.support_avx512bf16_for_cpu = False
+    use_short_attention(model)
     model.config.use_cache = True
     # Many bases bring top_k, temperature or penalties of their own, which would bend every draw.
     model.generation_config = GenerationConfig(

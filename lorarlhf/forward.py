@@ -32,15 +32,26 @@ def hidden_states(base: Base, batch: Batch) -> Tensor:
     return hidden_BLH
 
 
-def response_logprobs(base: Base, batch: Batch, temperature: float = 1.0) -> TokenScores:
+def response_logprobs(
+    base: Base, batch: Batch, temperature: float = 1.0, *, learn_entropy: bool = False
+) -> TokenScores:
     """Score every response token of the batch, row after row → [T]."""
     hidden_TH = hidden_states(base, batch)[batch.predict_BL]
-    return token_scores(hidden_TH, batch.targets_T, base.logits_of, base.vocabulary, temperature)
+    return token_scores(
+        hidden_TH, batch.targets_T, base.logits_of, base.vocabulary, temperature, learn_entropy=learn_entropy
+    )
 
 
 def response_values(base: Base, head: nn.Linear, batch: Batch) -> Tensor:
     """Value every state a response token was chosen in, row after row → [T]."""
     return read_head(head, hidden_states(base, batch)[batch.predict_BL])
+
+
+def response_states(base: Base, batch: Batch) -> Tensor:
+    """Return the hidden states response tokens were chosen in, and that of each row's last token → [T + B, H]."""
+    hidden_BLH, wanted_BL = hidden_states(base, batch), batch.predict_BL.clone()
+    wanted_BL[torch.arange(len(wanted_BL), device=wanted_BL.device), batch.last_B] = True
+    return hidden_BLH[wanted_BL]
 
 
 def sequence_scores(base: Base, head: nn.Linear, batch: Batch) -> Tensor:
@@ -72,11 +83,13 @@ def map_sequences(base: Base, rows: Sequence[Row], budget: Budget, score: Callab
 
 
 @torch.no_grad()
-def map_tokens(base: Base, rows: Sequence[Row], budget: Budget, score: Callable[[Batch], Tensor]) -> list[Tensor]:
-    """Compute one number per response token in micro-batches → per row a tensor [R] on the CPU."""
+def map_tokens(
+    base: Base, rows: Sequence[Row], budget: Budget, score: Callable[[Batch], Tensor], extra: int = 0
+) -> list[Tensor]:
+    """Compute something per response token in micro-batches → per row a tensor [R + extra, …] on the CPU."""
     found: list[Tensor] = [torch.zeros(0)] * len(rows)
     for group, batch in batches(base, rows, budget):
-        parts = score(batch).float().cpu().split([len(rows[i].response) for i in group])
+        parts = score(batch).cpu().split([len(rows[i].response) + extra for i in group])
         for index, part in zip(group, parts, strict=True):
             found[index] = part
     return found

@@ -166,8 +166,11 @@ class PPOSettings(LoraSettings, OptimSettings):
     gamma: float = knob(1.0, "Discount of later rewards", ge=0, le=1)
     lam: float = knob(0.95, "Lambda of generalised advantage estimation", ge=0, le=1)
     clip: float = knob(0.2, "Clip range of the probability ratio", gt=0, lt=1)
+    critic: Literal["head", "adapter"] = knob(
+        "head", "What learns the value: a head on the reward model's states, or an adapter (slower, more memory)"
+    )
     value_clip: float = knob(0.2, "Clip range of the value update", gt=0)
-    value_learning_rate: float = knob(5e-4, "Step size of Adam for the value adapter and head", gt=0, le=1)
+    value_learning_rate: float = knob(5e-4, "Step size of Adam for the critic", gt=0, le=1)
     value_warmup_steps: int = knob(5, "First steps that train the value only (arXiv 2503.01491)", ge=0)
     entropy_coef: float = knob(0.0, "Weight of an entropy bonus", ge=0, le=10)
     whiten_advantages: bool = knob(True, "Centre and scale the advantages of a batch")

@@ -41,16 +41,21 @@ def problem():
     return hidden, weight, targets
 
 
+def chunks_of(monkeypatch, elements):
+    monkeypatch.setattr(logprobs_module, "CHUNK_ELEMENTS", {"cpu": elements, "other": elements})
+    monkeypatch.setattr(logprobs_module, "LEAST_ROWS", 1)
+
+
 # -- log-probabilities ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 @pytest.mark.parametrize("elements", [1, V_, 5 * V_, 23 * V_, 2**24], ids=lambda e: f"{e}elements")
 def test_token_scores_and_their_gradients_equal_those_of_full_logits(problem, monkeypatch, temperature, elements):
-    monkeypatch.setattr(logprobs_module, "CHUNK_ELEMENTS", elements)
+    chunks_of(monkeypatch, elements)
     hidden, weight, targets = problem
     ours, plain = (t.clone().requires_grad_() for t in (hidden, hidden))
-    found = token_scores(ours, targets, lambda h: h @ weight.T, V_, temperature)
+    found = token_scores(ours, targets, lambda h: h @ weight.T, V_, temperature, learn_entropy=True)
     log_p = torch.log_softmax(plain @ weight.T / temperature, -1)
     expected = log_p[torch.arange(T_), targets]
     entropy = -(log_p.exp() * log_p).sum(-1)
@@ -65,7 +70,7 @@ def test_token_scores_and_their_gradients_equal_those_of_full_logits(problem, mo
 
 @pytest.mark.parametrize("gradient", [True, False])
 def test_no_tensor_of_logits_is_larger_than_a_chunk(problem, monkeypatch, gradient):
-    monkeypatch.setattr(logprobs_module, "CHUNK_ELEMENTS", 4 * V_ + 3)
+    chunks_of(monkeypatch, 4 * V_ + 3)
     hidden, weight, targets = problem
     sizes, alive, columns = [], [], weight.T.contiguous()
 
@@ -86,23 +91,47 @@ def test_no_tensor_of_logits_is_larger_than_a_chunk(problem, monkeypatch, gradie
         if gradient:
             found.logprobs_T.sum().backward()
     assert max(sizes) == 4 * V_
-    chunks = [4, 4, 4, 4, 4, 3]
-    # Once forward; with gradients each chunk again, recomputed in backward.
-    assert sorted(alive) == sorted(chunks * (2 if gradient else 1))
+    assert alive == [4, 4, 4, 4, 4, 3]  # once, with gradients too
 
 
-def test_logits_of_one_chunk_are_freed_before_backward(problem, monkeypatch):
-    monkeypatch.setattr(logprobs_module, "CHUNK_ELEMENTS", 4 * V_)
+def test_a_token_is_scored_with_at_least_some_neighbours_whatever_the_vocabulary():
+    assert logprobs_module.chunk_rows(10**9, torch.device("cpu")) == logprobs_module.LEAST_ROWS
+    assert logprobs_module.chunk_rows(2**16, torch.device("cpu")) == 2**6
+    assert logprobs_module.chunk_rows(2**16, torch.device("meta")) == 2**8
+
+
+def test_without_being_asked_the_entropy_carries_no_gradient(problem):
+    hidden, weight, targets = problem
+    found = token_scores(hidden.clone().requires_grad_(), targets, lambda h: h @ weight.T, V_)
+    assert found.logprobs_T.requires_grad
+    assert not found.entropy_T.requires_grad
+
+
+def test_gradients_pass_through_logits_that_are_capped(problem):
+    hidden, weight, targets = problem
+    ours, plain = (t.clone().requires_grad_() for t in (hidden, hidden))
+
+    def capped(h):
+        return torch.tanh(h @ weight.T / 3) * 3
+
+    token_scores(ours, targets, capped, V_).logprobs_T.sum().backward()
+    torch.log_softmax(capped(plain), -1)[torch.arange(T_), targets].sum().backward()
+    close(ours.grad, plain.grad)
+
+
+def test_no_logits_are_kept_for_the_backward_pass(problem, monkeypatch):
+    chunks_of(monkeypatch, 4 * V_)
     hidden, weight, targets = problem
     kept = []
 
     def pack(tensor):
-        kept.append(tensor.numel())
+        kept.append(tensor.shape)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         token_scores(hidden.clone().requires_grad_(), targets, lambda h: h @ weight.T, V_)
-    assert not any(size >= 3 * V_ for size in kept)  # nothing [t, V] is remembered for backward
+    assert torch.Size([T_, H_]) in kept
+    assert not any(V_ in shape for shape in kept if shape[0] != H_)  # nothing [t, V] beyond its chunk
 
 
 def test_half_precision_hidden_states_are_scored_in_fp32(problem):

@@ -173,7 +173,7 @@ def test_bf16_is_taken_when_asked_for(tmp_path: Path) -> None:
     assert "--compute bf16" in base.report.compute_why
     twin = dequantised_twin(base, tmp_path / "m")
     with torch.no_grad():
-        torch.testing.assert_close(base.model(some_ids()).logits, twin(some_ids()).logits, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(base.model(some_ids()).logits, twin(some_ids()).logits, rtol=4e-2, atol=4e-2)
 
 
 def test_end_tokens_are_collected_from_everywhere(tmp_path: Path) -> None:

@@ -137,12 +137,14 @@ def test_micro_batches_do_not_change_the_numbers(base):
                 assert other[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
 
 
-def test_warm_up_trains_the_value_only_and_others_are_never_touched(base):
-    stage = make_stage(base, value_warmup_steps=1)
+@pytest.mark.parametrize("critic", ["head", "adapter"])
+def test_warm_up_trains_the_critic_only_and_others_are_never_touched(base, critic):
+    stage = make_stage(base, value_warmup_steps=1, critic=critic)
     bank = stage.studio.bank
 
     def snapshot():
-        return {name: {k: v.clone() for k, v in bank.state(name).items()} for name in bank.names}
+        roles = {name: bank.state(name) for name in bank.names} | {"critic": stage.critic.state()}
+        return {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in roles.items()}
 
     def changed(before, after):
         return {name for name in before if any(not torch.equal(before[name][k], after[name][k]) for k in before[name])}
@@ -151,8 +153,9 @@ def test_warm_up_trains_the_value_only_and_others_are_never_touched(base):
     stage.step(0)
     warmed = snapshot()
     stage.step(1)
-    assert changed(start, warmed) == {"value"}
-    assert changed(warmed, snapshot()) == {"value", "policy"}
+    learning = {"critic", "value"} if critic == "adapter" else {"critic"}
+    assert changed(start, warmed) == learning
+    assert changed(warmed, snapshot()) == learning | {"policy"}
     forget(stage)
 
 

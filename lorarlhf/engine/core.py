@@ -110,7 +110,7 @@ class Engine:
         on_step: OnStep | None = None,
     ) -> list[list[Completion]]:
         """Draw `n` answers to each prompt with an adapter, or with the bare base."""
-        with self.borrowed(adapter) as name, self.bank.activate(name):
+        with self.borrowed(adapter) as name, self.bank.drawing(name):
             return generate(self.base, prompts, n, sampling, on_step=on_step)
 
     def score(self, adapter: str, answers: Sequence[tuple[Prompt, str]], tokens: int = 2048) -> list[float]:

@@ -63,7 +63,8 @@ def _reward(engine: Engine, settings: RewardSettings, parents: Parents, rows: di
 
 def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:
     bank = engine.bank
-    roles = Roles(reference=None if parents["sft"] == BARE else "reference")
+    value = "value" if settings.critic == "adapter" else "reward"
+    roles = Roles(reference=None if parents["sft"] == BARE else "reference", value=value)
     if roles.reference:
         bank.load(roles.reference, engine.saved(parents["sft"]).path, frozen=True)
     start = parents["parent"] if parents["parent"] != BARE else parents["sft"]
@@ -71,7 +72,8 @@ def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str
     if not engine.saved(parents["reward"]).has_head:
         raise AdapterError(f"adapter {parents['reward']} is no reward model; name one with --reward")
     bank.load("reward", engine.saved(parents["reward"]).path, frozen=True)
-    bank.copy("reward", roles.value)
+    if settings.critic == "adapter":
+        bank.copy("reward", roles.value)
     train, heldout = split_by_prompt(_prompts(rows), settings.heldout_share)
     scorer = RewardScorer(engine.studio, "reward", settings)
     room = max(1, min(settings.max_length, context_of(engine.base)) - settings.max_new_tokens)

@@ -9,9 +9,10 @@ One step, as `PPOStage.step` makes it:
     5. for every epoch and mini-batch: clipped policy loss, clipped value loss, one Adam step
     6. let the KL controller look at the KL; stop when it passed the budget
 
-Policy and value are separate adapters with separate forward passes, each finished, backward included, before the
-next begins. There is no value coefficient: with parameters of its own, under Adam, a factor on the value loss
-would cancel; the value has a learning rate instead.
+Policy and value share no parameters: the value is a network on the reward adapter's hidden states, or an adapter of its
+own (critic.py), and what one of them does is finished, backward included, before the other begins. There is no value
+coefficient: with parameters of its own, under Adam, a factor on the value loss would cancel; the value has a learning
+rate instead.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from lorarlhf.algo.losses import ppo_policy, ppo_value
 from lorarlhf.algo.statistics import center_and_scale, explained_variance, masked_mean, scale_only
 from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import TrainingError
-from lorarlhf.forward import Batch, collate, response_logprobs, response_values
+from lorarlhf.forward import Batch, collate, response_logprobs
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio, prefixed, under
+from lorarlhf.train.critic import AdapterCritic, Critic, HeadCritic
 from lorarlhf.train.health import Health
 from lorarlhf.train.loop import Evaluation, Metrics, StageDone, batch_at
 from lorarlhf.train.optim import Group, Optimizer
@@ -44,7 +46,7 @@ START_KL, START_RATIO = 0.5, 0.1
 
 
 class PPOStage:
-    """The policy and value adapters, and the loop's six verbs on them."""
+    """The policy adapter and its critic, and the loop's six verbs on them."""
 
     def __init__(
         self,
@@ -66,9 +68,10 @@ class PPOStage:
         self.total, self.eval_every, self.trained = settings.steps, settings.eval_every, roles.policy
         self.kl_control = _controller(settings)
         self.health = Health()
+        self.critic = _critic(studio, roles, settings)
         groups = [
             Group("policy", studio.bank.parameters(roles.policy), settings.learning_rate),
-            Group("value", studio.bank.parameters(roles.value), settings.value_learning_rate),
+            Group("value", self.critic.parameters(), settings.value_learning_rate),
         ]
         self.optimizer = Optimizer(groups, settings, studio.team, eps=settings.adam_eps)
         self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows)
@@ -101,7 +104,10 @@ class PPOStage:
     def roll_out(self, index: int) -> Rollout:
         """Draw and judge the answers of one step."""
         chosen = [self.prompts[i % len(self.prompts)] for i in self._prompt_order(index)]
-        return roll_out(self.studio, self.roles, self.scorer, chosen, self._sampling(1 + index), self.budget)
+        return self._roll_out(chosen, self._sampling(1 + index))
+
+    def _roll_out(self, prompts: list[list[int]], sampling: SamplingSettings) -> Rollout:
+        return roll_out(self.studio, self.roles, self.scorer, self.critic, prompts, sampling, self.budget)
 
     def _prompt_order(self, index: int) -> list[int]:
         size, count = self.settings.batch_size, len(self.prompts)
@@ -146,14 +152,14 @@ class PPOStage:
                 targets = Advantages(*(x_BR[torch.tensor(chosen)] for x_BR in advantages))
                 if not warming:
                     sums += self._accumulate(part, targets, self._policy_loss, self.roles.policy)
-                sums += self._accumulate(part, targets, self._value_loss, self.roles.value)
+                sums += self._accumulate(part, targets, self._value_loss, self.critic.adapter)
                 optim = self.optimizer.step(index, self.total, only="value" if warming else None)
         found = dict(zip(UPDATE_METRICS, (sums / (s.ppo_epochs * s.mini_batches)).tolist(), strict=True))
         if warming:
             found |= {"policy/ratio": 1.0}
         return found | optim
 
-    def _accumulate(self, part: Rollout, targets: Advantages, loss_of: LossOf, role: str) -> Tensor:
+    def _accumulate(self, part: Rollout, targets: Advantages, loss_of: LossOf, role: str | None) -> Tensor:
         """Add up one role's gradients over a mini-batch → its metrics, averaged over response tokens."""
         base, team = self.studio.base, self.studio.team
         tokens = int(part.response_mask_BR.sum())
@@ -170,9 +176,10 @@ class PPOStage:
         return team.sum(sums).cpu()
 
     def _policy_loss(self, batch: Batch, old: _Flat) -> tuple[Tensor, Tensor]:
-        new = response_logprobs(self.studio.base, batch, self.settings.temperature)
+        entropy = self.settings.entropy_coef
+        new = response_logprobs(self.studio.base, batch, self.settings.temperature, learn_entropy=entropy > 0)
         clipped = ppo_policy(new.logprobs_T, old.logprobs_T, old.advantages_T, self.settings.clip)
-        loss = clipped.loss_T.sum() - self.settings.entropy_coef * new.entropy_T.sum()
+        loss = clipped.loss_T.sum() - entropy * new.entropy_T.sum()
         with torch.no_grad():
             return loss, _sums(
                 {
@@ -185,7 +192,7 @@ class PPOStage:
             )
 
     def _value_loss(self, batch: Batch, old: _Flat) -> tuple[Tensor, Tensor]:
-        new_T = response_values(self.studio.base, self.studio.bank.heads[self.roles.value], batch)
+        new_T = self.critic.values(batch, old.states_TH)
         clipped = ppo_value(new_T, old.values_T, old.returns_T, self.settings.value_clip)
         metrics = {"loss/value": clipped.loss_T.detach(), "val/clipfrac": clipped.clipped_T}
         return clipped.loss_T.sum(), _sums(metrics)
@@ -223,7 +230,7 @@ class PPOStage:
 
     def evaluate(self) -> Evaluation:
         """Draw answers to held-out prompts; the quality is the mean score less the price of its KL."""
-        rollout = roll_out(self.studio, self.roles, self.scorer, self.heldout, self._sampling(0), self.budget)
+        rollout = self._roll_out(self.heldout, self._sampling(0))
         kl, score = float(rollout.kl_B.mean()), float(rollout.scores_B.mean())
         quality = score - self.settings.kl_coef * kl if kl <= self.settings.kl_budget else -math.inf
         ended = sum(c.ended for c in rollout.completions) / len(rollout.completions)
@@ -254,14 +261,14 @@ class PPOStage:
         """Return every tensor the next step depends on."""
         return (
             prefixed("policy", self.adapter())
-            | prefixed("value", self.studio.bank.state(self.roles.value))
+            | prefixed("value", self.critic.state())
             | prefixed("optimizer", self.optimizer.state())
         )
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put tensors of `tensors` back."""
         self.load_adapter(under("policy", tensors))
-        self.studio.bank.load_state(self.roles.value, under("value", tensors))
+        self.critic.load_state(under("value", tensors))
         self.optimizer.load_state(under("optimizer", tensors))
 
     def state(self) -> dict[str, Any]:
@@ -294,6 +301,12 @@ def _sums(per_token: dict[str, Tensor]) -> Tensor:
     return torch.stack([per_token[m].float().sum() if m in per_token else zero for m in UPDATE_METRICS])
 
 
+def _critic(studio: Studio, roles: Roles, settings: PPOSettings) -> Critic:
+    if settings.critic == "adapter":
+        return AdapterCritic(studio, roles.value)
+    return HeadCritic(studio, roles.value, settings.seed)
+
+
 def _controller(settings: PPOSettings) -> KLController:
     if settings.kl_control == "fixed":
         return FixedKL(settings.kl_coef)
@@ -314,6 +327,7 @@ class _Flat:
         self.values_T = flat(part.values_BR)
         self.advantages_T = flat(targets.advantages_BR)
         self.returns_T = flat(targets.returns_BR)
+        self.states_TH = torch.cat([part.states[i] for i in chosen]).to(device) if part.states else None
 
 
 LossOf = Callable[[Batch, _Flat], tuple[Tensor, Tensor]]

@@ -9,21 +9,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorarlhf.data.cutting import Budget
 from lorarlhf.data.tokens import Row, mask_of, pad_flat
 from lorarlhf.forward import (
     batches,
     map_sequences,
-    map_tokens,
+    read_head,
     response_logprobs,
-    response_values,
     sequence_scores,
 )
 from lorarlhf.sampling import Completion, complete
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio
+from lorarlhf.train.critic import Critic
 
 
 class Rollout(NamedTuple):
@@ -40,6 +40,8 @@ class Rollout(NamedTuple):
     entropy_BR: Tensor
     ref_logprobs_BR: Tensor
     values_BR: Tensor
+    states: list[Tensor]
+    """What the critic read, as it likes to have it; for this process's rows in a team."""
 
     @property
     def kl_B(self) -> Tensor:  # noqa: N802
@@ -50,7 +52,10 @@ class Rollout(NamedTuple):
         """Pick some rows, in the order given."""
         picked = torch.tensor(list(indices))
         return Rollout(
-            [self.rows[i] for i in indices], [self.completions[i] for i in indices], *(t[picked] for t in self[2:])
+            [self.rows[i] for i in indices],
+            [self.completions[i] for i in indices],
+            *(tensor[picked] for tensor in self[2:-1]),  # type: ignore[arg-type, call-arg]
+            [self.states[i] for i in indices] if self.states else [],
         )
 
 
@@ -69,6 +74,16 @@ class RewardScorer:
         base, head = self.studio.base, self.studio.bank.heads[self.adapter]
         with self.studio.bank.activate(self.adapter):
             scores_B = map_sequences(base, rows, budget, lambda batch: sequence_scores(base, head, batch))
+        return self._unended(scores_B, completions)
+
+    @torch.no_grad()
+    def read(self, last: list[Tensor], completions: list[Completion]) -> Tensor:
+        """Score answers by the reward adapter's hidden state [H] at the last token of each → [B] on the CPU."""
+        head = self.studio.bank.heads[self.adapter]
+        scores_B = read_head(head, torch.stack(last).to(head.weight.device)).cpu() if last else torch.zeros(0)
+        return self._unended(scores_B, completions)
+
+    def _unended(self, scores_B: Tensor, completions: list[Completion]) -> Tensor:
         ended_B = torch.tensor([completion.ended for completion in completions])
         return torch.where(ended_B, scores_B, scores_B.clamp_max(self.settings.missing_eos_score))
 
@@ -79,6 +94,7 @@ class Roles(NamedTuple):
     policy: str = "policy"
     reference: str | None = "reference"
     value: str = "value"
+    """Where values come from: an adapter that learns them, or the reward adapter, whose hidden states are read."""
 
 
 def draw(
@@ -88,7 +104,7 @@ def draw(
     team = studio.team
     mine = list(range(len(prompts)))[team.rank :: team.size]
     sampling = sampling.model_copy(update={"batch_rows": budget.side_by_side(len(mine))})
-    with studio.bank.activate(policy):
+    with studio.bank.drawing(policy):
         drawn = complete(
             studio.base, team.share(prompts), sampling, streams=mine, on_step=lambda tokens: budget.breathe()
         )
@@ -96,14 +112,20 @@ def draw(
 
 
 def roll_out(
-    studio: Studio, roles: Roles, scorer: Scorer, prompts: list[list[int]], sampling: SamplingSettings, budget: Budget
+    studio: Studio,
+    roles: Roles,
+    scorer: Scorer,
+    critic: Critic,
+    prompts: list[list[int]],
+    sampling: SamplingSettings,
+    budget: Budget,
 ) -> Rollout:
     """Draw an answer to each prompt and let every role speak about it.
 
     Old log-probabilities are recomputed with the forward pass of training: decoding uses other kernels, whose small
     differences would show up as KL and as ratios that start away from 1.
     """
-    base, bank, team = studio.base, studio.bank, studio.team
+    bank, team = studio.bank, studio.team
     completions = draw(studio, roles.policy, prompts, sampling, budget)
     rows = [Row(prompt, c.tokens) for prompt, c in zip(prompts, completions, strict=True)]
     mine = team.share(rows)
@@ -114,10 +136,12 @@ def roll_out(
 
     old, entropy = logprobs(roles.policy)
     reference, _ = logprobs(roles.reference)
-    with bank.activate(roles.value):
-        head: nn.Linear = bank.heads[roles.value]
-        values = map_tokens(base, mine, budget, lambda batch: response_values(base, head, batch))
-    scores = scorer(mine, team.share(completions), budget).tolist()
+    seen = critic.look(mine, budget)
+    if seen.states and isinstance(scorer, RewardScorer) and scorer.adapter == roles.value:
+        # The critic has read the hidden states that scores are made of.
+        scores_B = scorer.read([states[-1] for states in seen.states], team.share(completions))
+    else:
+        scores_B = scorer(mine, team.share(completions), budget)
 
     def together(parts: list[Tensor]) -> Tensor:
         found = team.gather([part.tolist() for part in parts])
@@ -127,11 +151,12 @@ def roll_out(
         rows,
         completions,
         mask_of([len(row.response) for row in rows]),
-        torch.tensor(team.gather(scores)),
+        torch.tensor(team.gather(scores_B.tolist())),
         together(old),
         together(entropy),
         together(reference),
-        together(values),
+        together(seen.values),
+        team.gather([states[:-1] for states in seen.states]) if team.size > 1 else [s[:-1] for s in seen.states],
     )
 
 
