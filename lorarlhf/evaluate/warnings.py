@@ -170,6 +170,8 @@ def _too_sure(health: Health) -> Remark | None:
     found, share = health.calibration, health.accuracy
     if not found or share.trials < FEW_VOTES or found.error <= found.by_chance or found.confidence <= share.high:
         return None
+    if any(rule(health) for rule in (_guesses, _barely_right, _against_rater, _by_heart)):
+        return None  # it is too sure because of that
     return Remark(
         f"On average it is {found.confidence:.0%} sure and right {percent(share)} of the time",
         "its scores lie further apart than they should, so that PPO takes its mistakes for great differences",

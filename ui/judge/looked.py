@@ -5,7 +5,9 @@ from __future__ import annotations
 from lorarlhf.errors import TrainingError
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.library import SavedAdapter
+from lorarlhf.settings import Settings
 from lorarlhf.store import Store
+from lorarlhf.ui.desk import Desk
 
 LOOKED = "reward models looked at"
 """Name in the workspace: what a reward model is by content → `seen` or `skipped`."""
@@ -33,5 +35,13 @@ def check_looked(store: Store, reward: SavedAdapter | None, *, skip: bool = Fals
     if reward is None or not unseen(store, reward):
         return
     if not skip:
-        raise UnseenReward(f"You have not looked at {reward.name} yet: is it good enough to judge in your place?")
+        raise UnseenReward(f"You have not looked yet how good {reward.name} is, which would judge in your place")
     remember(store, reward, "skipped")
+
+
+def reward_for(desk: Desk, stage: str, settings: Settings) -> SavedAdapter | None:
+    """Find the reward model that a stage would follow: the one it names, else the newest; None for other stages."""
+    if stage != "ppo":
+        return None
+    named, there = getattr(settings, "reward", ""), desk.adapters("reward")
+    return next((saved for saved in reversed(there) if named in ("", saved.name)), None)
