@@ -22,10 +22,9 @@ def verdict(health: Health) -> str:
     share = health.accuracy
     if not share:
         return f"Nobody knows yet how good {health.adapter} is"
-    votes, prompts = f"{share.trials:,.4g} votes", f"{health.prompts:,} prompts"
     return (
-        f"{health.adapter} is right about {share.value:.0%} of {votes} on {prompts} it never learned from "
-        f"(95 % interval {share.low:.0%} to {share.high:.0%})"
+        f"{health.adapter} is right about {share.value:.0%} of {share.trials:,.4g} votes on {health.prompts:,} "
+        f"prompt{'s' * (health.prompts != 1)} it never learned from (95 % interval {share.low:.0%} to {share.high:.0%})"
     )
 
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 from lorarlhf.evaluate.health import Calibration, Drawn
 from lorarlhf.evaluate.statistics import Share, quantile
 
-WIDE, HIGH, LEFT, BOTTOM, EDGE = 340, 200, 40, 30, 8
+WIDE, HIGH, LEFT, BOTTOM, EDGE = 340, 200, 40, 30, 14
 MOST_DOTS = 400
-TREND_POINTS, TREND_DOTS = 8, 5
+TREND_POINTS, TREND_DOTS = 8, 10
 """Points of the line through a cloud at most, and dots that each of them is the mean of at least."""
 
 
@@ -34,8 +34,8 @@ def intervals_html(
     if not body:
         return ""
     return (
-        f"<table class='intervals'><caption>{escape(title)}</caption><thead class='sr'><tr><th scope='col'>Part</th>"
-        f"<td></td><th scope='col'>Share, 95 % interval</th><th scope='col'>{escape(of.capitalize())}</th></tr></thead>"
+        f"<table class='intervals'><caption class='sr'>{escape(title)}</caption><thead><tr><td></td><td></td>"
+        f"<th scope='col'>95 % interval</th><th scope='col'>{escape(of.capitalize())}</th></tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
 

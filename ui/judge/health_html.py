@@ -9,13 +9,14 @@ from lorarlhf.evaluate.health import Health
 from lorarlhf.evaluate.telling import FINE, GROUP_NAMES, ceiling, verdict
 from lorarlhf.evaluate.votes import ScoredPair
 from lorarlhf.evaluate.warnings import percent, warnings
-from lorarlhf.types import Outcome, Prompt
+from lorarlhf.types import Prompt
 from lorarlhf.ui.judge.charts_svg import boxes_svg, calibration_svg, intervals_html, scatter_svg
 
 NO_REWARD = """<div class='health empty'><h3>No reward model on this base yet</h3>
 <p>Once one is trained, this page tells how good it is: how often it is right about votes it never learned from, whether
 it goes by length, who of the raters it contradicts, and whether PPO on it is wise.</p></div>"""
-SECOND_WORDS = {Outcome.A: "the same", Outcome.B: "the other one", Outcome.TIE: "neither", Outcome.BOTH_BAD: "both bad"}
+SHOWN = 5
+"""Contradicted votes that are shown at once; the others wait behind them."""
 
 
 def unmeasured_html(name: str, votes: int) -> str:
@@ -59,7 +60,7 @@ def _figures(health: Health) -> list[str]:
     low, high = health.ceiling
     marks = [(0.5, "guessing")]
     marks += [(low, "a perfect model, at least"), (high, "a perfect model, at most")] if health.consistency else []
-    rows = [("it, on new votes", health.accuracy), ("it, on votes it learned from", health.learned)]
+    rows = [("it, new votes", health.accuracy), ("it, learned votes", health.learned)]
     rows += [("you, asked again", health.consistency)]
     about = "The lines stand at guessing" + (" and at what a perfect model would reach." if len(marks) > 1 else ".")
     found = [_figure("How often it is right", intervals_html("Agreement with your votes", rows, marks=marks), about)]
@@ -79,14 +80,13 @@ def _figures(health: Health) -> list[str]:
 def _length(health: Health) -> list[str]:
     one = health.length
     assert one is not None
-    text = f"Rank correlation {one.correlation:+.2f}. The longer answer is preferred by it in {percent(one.model)} "
+    text = f"Rank correlation {_signed(one.correlation)}. The longer answer is preferred by it in {percent(one.model)} "
     text += f"of the pairs, by you in {percent(one.person)}."
-    buckets = [(f"better one {name}", share) for name, share in one.buckets]
     return [
         _figure("Reward against length", scatter_svg(one.points), text),
         _figure(
-            "How often it is right, by length",
-            intervals_html("By the length of the better answer, seen from the other", buckets),
+            "How often it is right where the better answer is …",
+            intervals_html("By the length of the better answer, seen from the other", one.buckets),
             "A model that counts words is right below and wrong above.",
         ),
     ]
@@ -99,7 +99,7 @@ def _groups(health: Health) -> list[str]:
         for group in groups:
             rows.append((group.name, group.heldout))
             if name == "rater":
-                rows.append((f"{group.name}, votes it learned from", group.learned))
+                rows.append((f"{group.name}, learned votes", group.learned))
         table = intervals_html(f"How often it is right, by {GROUP_NAMES[name]}", rows)
         found += [_figure(f"By {GROUP_NAMES[name]}", table)] if table else []
     return found
@@ -135,7 +135,10 @@ def disagreements_html(found: Sequence[ScoredPair]) -> str:
     if not found:
         return f"{title}<p class='subdued'>None that you have not looked at again.</p>"
     about = "Some are slips of yours, some show what it has not learnt. A second vote counts beside the first."
-    return f"{title}<p class='subdued'>{about}</p><ol class='wrong'>{''.join(map(_disagreement, found))}</ol>"
+    parts = found[:SHOWN], found[SHOWN:]
+    first, rest = (f"<ol class='wrong'>{''.join(map(_disagreement, some))}</ol>" for some in parts)
+    more = f"<details><summary>{len(found) - SHOWN} more</summary>{rest}</details>" if found[SHOWN:] else ""
+    return f"{title}<p class='subdued'>{about}</p>{first}{more}"
 
 
 def _disagreement(one: ScoredPair) -> str:
@@ -154,8 +157,11 @@ def _disagreement(one: ScoredPair) -> str:
 
 def _answer(who: str, text: str, score: float) -> str:
     shown = escape(text) or "<span class='subdued'>(an empty answer)</span>"
-    score_text = f"{score:+.2f}".replace("-", "−")
-    return f"<div><b>{who} <span class='score'>{score_text}</span></b><p dir='auto'>{shown}</p></div>"
+    return f"<div><b>{who} <span class='score'>{_signed(score)}</span></b><p dir='auto'>{shown}</p></div>"
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.2f}".replace("-", "−")
 
 
 def again_html(prompt: Prompt, answers: Sequence[str]) -> str:

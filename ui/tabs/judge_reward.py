@@ -37,7 +37,7 @@ class Section:
         with gr.Row(elem_classes="bottom", elem_id="judge-what"):
             self.chosen = gr.Dropdown([], label="Reward model", scale=1, min_width=220, elem_id="judged", **GROWING)
             self.measure = gr.Button(
-                "Measure it", variant="primary", scale=0, min_width=190, interactive=False, elem_id="measure-reward"
+                "Measure it", variant="primary", scale=0, min_width=190, visible=False, elem_id="measure-reward"
             )
             self.stop = gr.Button("Stop", scale=0, min_width=80, visible=False, elem_id="stop-measuring")
             self.progress = plain(LOOKS, elem_id="judge-progress", scale=2, min_width=200)
@@ -115,12 +115,12 @@ class Section:
         health = self.view.health(name)
         there = bool(health and self.view.measured(health))
         left = health.unscored if health else 0
-        label = "Measure it" if not there else f"Score {left:,} new votes" if left else "Measured"
+        label = f"Score {left:,} new votes" if there else "Measure it"
         work = now.at_work and now.adapter == name
         return [
             state,
             gr.update(choices=names, value=name or None),
-            gr.update(value=label, interactive=bool(left) and not now.at_work),
+            gr.update(value=label, visible=bool(left) or now.at_work, interactive=bool(left) and not now.at_work),
             gr.update(visible=work),
             progress_html(now, name),
             NO_REWARD if not health else health_html(health) if there else unmeasured_html(name, left),
