@@ -33,10 +33,11 @@ def unmeasured_html(name: str, votes: int) -> str:
     )
 
 
-def health_html(health: Health) -> str:
-    """Write the whole page."""
+def health_html(health: Health, *, whole: bool = True) -> str:
+    """Write the whole page; while it is still being measured it does not count as looked at."""
+    adapter = escape(health.adapter, quote=True) if whole else ""
     return (
-        f"<div class='health' data-adapter='{escape(health.adapter, quote=True)}'>{head_html(health)}"
+        f"<div class='health' data-adapter='{adapter}'>{head_html(health)}"
         f"<div class='figures'>{''.join(_figures(health))}</div></div>"
     )
 

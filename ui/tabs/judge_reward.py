@@ -123,7 +123,7 @@ class Section:
             gr.update(value=label, visible=bool(left) or now.at_work, interactive=bool(left) and not now.at_work),
             gr.update(visible=work),
             progress_html(now, name),
-            NO_REWARD if not health else health_html(health) if there else unmeasured_html(name, left),
+            NO_REWARD if not health else health_html(health, whole=not work) if there else unmeasured_html(name, left),
             gr.HTML(value=disagreements_html(health.disagreements) if health and there else ""),
         ]
 
