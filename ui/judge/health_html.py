@@ -86,7 +86,7 @@ def _length(health: Health) -> list[str]:
     return [
         _figure("Reward against length", scatter_svg(one.points), text),
         _figure(
-            "How often it is right where the better answer is …",
+            "How often it is right if the better one is …",
             intervals_html("By the length of the better answer, seen from the other", one.buckets),
             "A model that counts words is right below and wrong above.",
         ),
