@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lorarlhf.algo.statistics import wilson_interval
+from lorarlhf.algo.intervals import wilson_interval
 from lorarlhf.base import base_hash
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.demo import rehearse, scripted_votes

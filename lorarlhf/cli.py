@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorarlhf import __version__
+from lorarlhf.cli_judge import judge
 from lorarlhf.cli_runs import plan, resume, runs, train
 from lorarlhf.cli_shared import common, engine_for, load_for, open_workspace, with_model
 from lorarlhf.errors import LoraRlhfError, RunPaused
@@ -288,7 +289,7 @@ def doctor(workspace: str | None, as_json: bool) -> None:
 # -- the edge -------------------------------------------------------------------------------------------------
 
 
-for _command in (train, plan, resume, runs):
+for _command in (train, plan, resume, runs, judge):
     cli.add_command(_command)
 
 

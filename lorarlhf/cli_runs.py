@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lorarlhf.cli_judge import warn_before_ppo
 from lorarlhf.cli_shared import common, engine_for, load_for, open_workspace, with_model
 from lorarlhf.errors import LoraRlhfError, RunDiffers
 from lorarlhf.options import StageCommand, changing_options, chosen
@@ -35,6 +36,8 @@ def _train_command(stage: str) -> None:
         with engine_for(workspace, options, preset) as engine, pause_on_interrupt() as paused:
             from lorarlhf.engine.training import train as run
 
+            if stage == "ppo":
+                warn_before_ppo(engine, str(getattr(asked, "reward", "")))
             with training_bar(stage) as watch:
                 result = run(engine, stage, asked, name, watch, paused)
             _say_remarks(engine, result["run"])

@@ -57,10 +57,15 @@ def is_heldout(prompt: Iterable[Message], share: float = 0.1) -> bool:
     The first turn decides for the whole conversation: a second turn repeats the first one word for word, so
     splitting them would leak. Surrounding blanks and case do not matter either.
     """
+    digest = hashlib.sha256(split_key(prompt).encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def split_key(prompt: Iterable[Message]) -> str:
+    """Give the text that decides on which side of the split a prompt stands: equal ones are never apart."""
     turns = list(prompt)
     first = next((m["content"] for m in turns if m["role"] == "user"), turns[0]["content"] if turns else "")
-    digest = hashlib.sha256(" ".join(first.lower().split()).encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    return " ".join(first.lower().split())
 
 
 def next_name(stage: str, taken: Iterable[str]) -> str:

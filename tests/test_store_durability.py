@@ -99,7 +99,7 @@ def test_the_oldest_schema_opens_and_becomes_the_newest(tmp_path: Path) -> None:
 def test_migrations_are_ordered_and_recorded(tmp_path: Path) -> None:
     names = [name for name, _ in MIGRATIONS]
     assert names == sorted(names)
-    assert len(set(names)) == len(names) == 2
+    assert len(set(names)) == len(names) == 3
     for _ in range(2):
         with Store(tmp_path / "x.db") as store:
             assert [row["name"] for row in store.query("SELECT name FROM migrations ORDER BY name")] == names
@@ -109,7 +109,7 @@ def test_a_failing_migration_leaves_the_old_schema(tmp_path: Path, monkeypatch) 
     path = tmp_path / "old.db"
     write_sql(path, OLDEST)
     before = schema(path)
-    broken = (*MIGRATIONS, ("0003-broken", ("CREATE TABLE fine (x)", "CREATE TABLE nonsense (")))
+    broken = (*MIGRATIONS, ("9999-broken", ("CREATE TABLE fine (x)", "CREATE TABLE nonsense (")))
     monkeypatch.setattr("lorarlhf.store.migrations.MIGRATIONS", broken)
     with pytest.raises(StoreError, match="database error"):
         Store(path)

@@ -58,7 +58,7 @@ def resting(workspace):
 
 def add(view: TrainingView, *stages: str) -> None:
     for stage in stages:
-        view.queue.add(stage, STAGES[stage].parse(QUICK[stage]), f"{stage}-night")
+        view.queue.add(stage, STAGES[stage].parse(QUICK[stage]), f"{stage}-night", unseen=stage == "ppo")
 
 
 def ended(view: TrainingView, status: str, error: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk, Notice
-from lorarlhf.ui.tabs import compare, data, models, rate, train
+from lorarlhf.ui.tabs import compare, data, judge, models, rate, train
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -47,7 +47,14 @@ LOOKS: dict[str, Any] = {
     "favicon_path": ASSETS / "icon.png",
 }
 
-TABS = (("Rate", rate), ("Train", train), ("Compare", compare), ("Data", data), ("Base and adapters", models))
+TABS = (
+    ("Rate", rate),
+    ("Train", train),
+    ("Judge", judge),
+    ("Compare", compare),
+    ("Data", data),
+    ("Base and adapters", models),
+)
 
 
 def build(desk: Desk) -> gr.Blocks:

@@ -288,6 +288,7 @@ class Desk:
         now = job.progress
         share = now.step / now.total if now.total else None
         words = {"generate": "answering", "train": "training", "resume": "training", "load": "loading"}
+        words |= {"judge": "measuring a reward model", "score": "scoring"}
         text = words.get(job.kind, job.kind)
         if now.run:
             text = f"training {self.store.run(now.run).called}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from lorarlhf.algo.intervals import wilson_interval as wilson_interval
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -34,17 +34,3 @@ def explained_variance(predictions: Tensor, targets: Tensor, mask: Tensor) -> Te
     """Return 1 − Var(target − prediction) / Var(target): 1 is perfect, 0 no better than a constant."""
     spread = masked_variance(targets, mask)
     return 1 - masked_variance(targets - predictions, mask) / spread.clamp_min(1e-12)
-
-
-def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a share (95 % by default); (0, 1) when there are no trials.
-
-    Source: E. B. Wilson, "Probable inference", JASA 22 (1927). `successes` may be fractional (ties count half).
-    """
-    if trials <= 0:
-        return 0.0, 1.0
-    share = successes / trials
-    denominator = 1 + z**2 / trials
-    middle = (share + z**2 / (2 * trials)) / denominator
-    half = z / denominator * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -236,6 +236,13 @@ class EngineClient:
         """Score answers to prompts with a reward adapter → one number each."""
         return self._ask("score", {"adapter": adapter, "answers": list(answers)})
 
+    def judge(self, adapter: str, sampling: SamplingSettings) -> Job:
+        """Score whatever of the votes a reward adapter has not scored, and fresh answers → {"scored", "drawn"}.
+
+        What it finds is in the workspace, for `lorarlhf.evaluate.health`.
+        """
+        return self._ask("judge", {"adapter": adapter, "sampling": sampling.model_dump()})
+
     def export(self, adapter: str, dest: str | os.PathLike[str], *, force: bool = False) -> Job:
         """Write an adapter to a folder other programs load → what was written."""
         return self._ask("export", {"adapter": adapter, "dest": str(Path(dest).absolute()), "force": force})

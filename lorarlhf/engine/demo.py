@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from lorarlhf.algo.statistics import wilson_interval
+from lorarlhf.algo.intervals import wilson_interval
 from lorarlhf.data.importing import import_file
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.training import train

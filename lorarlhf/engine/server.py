@@ -200,6 +200,14 @@ class Server:
     def do_score(self, adapter: str, answers: list[Any]) -> list[float]:
         return self.engine.score(adapter, [(tuple(prompt), response) for prompt, response in answers])
 
+    def do_judge(self, adapter: str, sampling: dict[str, Any]) -> dict[str, Any]:
+        from lorarlhf.engine.judging import judge
+
+        def on_judged(done: int, total: int) -> None:
+            self._tell(step=done, total=total)
+
+        return judge(self.engine, adapter, SamplingSettings.parse(sampling), on_judged=on_judged)
+
     def do_export(self, adapter: str, dest: str, force: bool) -> dict[str, Any]:
         from lorarlhf.export.peft_format import export_peft
 

@@ -3,11 +3,12 @@
 from lorarlhf.store.codec import KINDS, Vote, fingerprint, kind_of, prompt_of
 from lorarlhf.store.owners import OwnedRuns
 from lorarlhf.store.runs import Event, RunRow
+from lorarlhf.store.scores import Scored, Scores
 from lorarlhf.store.votes import Row
 
 
-class Store(OwnedRuns):
+class Store(OwnedRuns, Scores):
     """The workspace's database: everything people said and the engine did."""
 
 
-__all__ = ["KINDS", "Event", "Row", "RunRow", "Store", "Vote", "fingerprint", "kind_of", "prompt_of"]
+__all__ = ["KINDS", "Event", "Row", "RunRow", "Scored", "Store", "Vote", "fingerprint", "kind_of", "prompt_of"]

@@ -67,6 +67,13 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "CREATE INDEX events_of_run ON events (run)",
         ),
     ),
+    (
+        "0003-scores",
+        (
+            """CREATE TABLE scores (judge TEXT NOT NULL, prompt TEXT NOT NULL, answer TEXT NOT NULL,
+                score REAL NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY (judge, prompt, answer)) WITHOUT ROWID""",
+        ),
+    ),
 )
 
 

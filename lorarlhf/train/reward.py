@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lorarlhf.algo.intervals import wilson_interval
 from lorarlhf.algo.losses import below_zero, bradley_terry
-from lorarlhf.algo.statistics import wilson_interval
 from lorarlhf.data.cutting import Budget, steps_of
 from lorarlhf.data.pairs import Pair
 from lorarlhf.data.tokens import Row, collate

@@ -18,12 +18,14 @@ from lorarlhf.errors import LoraRlhfError
 from lorarlhf.library import SavedAdapter, free_name
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.looked import UnseenReward
 from lorarlhf.ui.live import asset, plain
 from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import ROLES, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.train.charts import as_json, overlaid
 from lorarlhf.ui.train.comparing import numbers_csv as as_csv
 from lorarlhf.ui.train.forms import Form, build_form, defaults
+from lorarlhf.ui.train.look_first import LookFirst
 from lorarlhf.ui.train.progress import STAGE_NAMES, all_charts, charts, log
 from lorarlhf.ui.train.training_view import TrainingView
 
@@ -108,6 +110,7 @@ class Page:
         with gr.Row(elem_id="next-step", equal_height=True):
             self.step = gr.HTML(elem_id="next-text", scale=1, min_width=240)
             self.do = gr.Button("Next", variant="primary", visible=False, min_width=190, scale=0, elem_id="next-do")
+        self.look_first = LookFirst()
         self.step_problem = gr.HTML(elem_classes="problem-line")
         with gr.Row(elem_id="train-columns"):
             with gr.Column(min_width=300, elem_id="form-column"):
@@ -137,7 +140,8 @@ class Page:
         look: dict[str, Any] = {"inputs": asked, "outputs": self._outputs(), **QUIET}
         gr.on([self.fast.tick, self.slow.tick], self.look, **look)
         gr.on([tab.select, *(field.change for field in self.planning)], self.look, trigger_mode="always_last", **look)
-        act: dict[str, Any] = {"outputs": {*self.problems, self.chosen}, "show_progress": "hidden"}
+        act: dict[str, Any] = {"outputs": {*self.problems, self.chosen, *self.look_first.outputs}}
+        act["show_progress"] = "hidden"
         act["api_visibility"] = "private"
         for stage, part in self.stages.items():
             filled = {part.form.name, *part.form.fields.values(), self.chosen}
@@ -147,6 +151,7 @@ class Page:
         self.do.click(None, js=GO_THERE, **QUIET)
         offered = {*self.fields, self.offer, self.chosen}
         self.do.click(self._do_next, offered, **act).then(self.look, **look)
+        self.look_first.wire(self._skip_look, {*self.fields, self.chosen}, **act).then(self.look, **look)
         self.run.stop.click(lambda: self.desk.stop_run(), **QUIET).then(self.look, **look)
         for listing in (self.runs, self.queue):
             listing.click(self._press, self.chosen, **act).then(self.look, **look)
@@ -162,16 +167,24 @@ class Page:
             return self._attempt(lambda: self.view.resume(run), self.step_problem)
         if do in self.stages:
             return self._attempt(lambda: self._start(do, filled), self.step_problem)
-        return {self.step_problem: ""}
+        return {self.step_problem: ""} | self.look_first.settle()
 
     def _enqueuer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
         form = self.stages[stage].form
 
-        def enqueue(filled: Mapping[Any, Any]) -> Updates:
+        def enqueue(filled: Mapping[Any, Any], *, unseen: bool = False) -> Updates:
             settings, name = (lambda: form.settings(self.desk, filled)), filled[form.name] or ""
-            return self._attempt(lambda: self.view.queue.add(stage, settings(), name), problem)
+            action = lambda: self.view.queue.add(stage, settings(), name, unseen=unseen)  # noqa: E731
+            return self._attempt(action, problem, "queue")
 
         return enqueue
+
+    def _skip_look(self, filled: Mapping[Any, Any]) -> Updates:
+        """Do with a reward model nobody looked at what the person asked for before."""
+        problem = self.stages["ppo"].problem
+        if filled[self.look_first.asked] == "queue":
+            return self._enqueuer("ppo", problem)(filled, unseen=True)
+        return self._attempt(lambda: self._start("ppo", filled, unseen=True), problem)
 
     def _measurer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
         def measure(filled: Mapping[Any, Any]) -> Updates:
@@ -209,17 +222,20 @@ class Page:
         wanted = [str(run) for run in payload["runs"]]
         return as_csv({run.id: self.view.numbers.of(run) for run in self.view.runs() if run.id in wanted})
 
-    def _start(self, stage: str, filled: Mapping[Any, Any]) -> None:
+    def _start(self, stage: str, filled: Mapping[Any, Any], *, unseen: bool = False) -> None:
         form = self.stages[stage].form
-        self.view.train(stage, form.settings(self.desk, filled), filled[form.name] or "")
+        self.view.train(stage, form.settings(self.desk, filled), filled[form.name] or "", unseen=unseen)
 
-    def _attempt(self, action: Callable[[], None], problem: gr.HTML) -> Updates:
-        """Do something, and look at the run at work then; or say in one line why it cannot be."""
+    def _attempt(self, action: Callable[[], None], problem: gr.HTML, do: str = "start") -> Updates:
+        """Do something, and look at the run at work then; or say in one line why it cannot be, or ask to look first."""
+        settled = dict.fromkeys(self.problems, "") | self.look_first.settle()
         try:
             action()
+        except UnseenReward as why:
+            return settled | self.look_first.ask(str(why), do)
         except LoraRlhfError as error:
-            return dict.fromkeys(self.problems, "") | {problem: run_html.problem_html(str(error))}
-        return dict.fromkeys(self.problems, "") | {self.chosen: ""}
+            return settled | {problem: run_html.problem_html(str(error))}
+        return settled | {self.chosen: ""}
 
     # -- looking ----------------------------------------------------------------------------------------------
 

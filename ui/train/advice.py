@@ -60,6 +60,8 @@ class Standing:
     """The run that is at work, or what else it is that does not let one start."""
     unfinished: RunRow | None = None
     """The newest run, if it can be gone on with."""
+    looked: bool = True
+    """Whether the person looked at the newest reward model, or does not want to."""
 
     def stamp(self) -> str:
         """Write what advice depends on; two equal ones give the same advice."""
@@ -154,6 +156,11 @@ def _next_round(now: Standing) -> Step:
         text = f"{reward.name} is right about only {right:.0%} of your held-out votes: rate {more} more answers"
         return Step(text, "PPO would chase its mistakes.", "Rate answers", "Rate")
     if policy is None or str(policy.card.get("created", "")) < str(reward.card.get("created", "")):
+        if not now.looked:
+            why = "PPO does whatever scores high. What the reward model likes, and what it got wrong, is under Judge."
+            return Step(
+                f"{reward.name} is trained: look how good it is before PPO follows it", why, "Look at it", "Judge"
+            )
         why = "The policy practises on your prompts, and the reward model says how well it does."
         return Step(f"{reward.name} knows what you like: train the policy with PPO", why, "Train with PPO", "ppo")
     text = f"{policy.name} has learnt what your votes could teach: rate {more} of its answers"

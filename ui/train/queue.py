@@ -17,6 +17,7 @@ from lorarlhf.library import check_new_name
 from lorarlhf.settings import STAGES, Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.looked import UnseenReward, check_looked, reward_for
 from lorarlhf.ui.train.progress import STAGE_NAMES
 
 QUEUE = "queue of stages"
@@ -33,6 +34,8 @@ class Waiting:
     """Of the adapter to be; empty where it is made up when it starts."""
     base: str = ""
     fingerprint: str = ""
+    unseen: bool = False
+    """Whether the person wants PPO even on a reward model they have not looked at."""
 
     @property
     def called(self) -> str:
@@ -71,8 +74,12 @@ class Queue:
         found = self.desk.store.get_meta(QUEUE, {})
         return Line(**{**found, "waiting": tuple(Waiting(**one) for one in found.get("waiting", ()))})
 
-    def add(self, stage: str, settings: Settings, name: str = "") -> None:
-        """Put a stage at the end; raise `LoraRlhfError` where its name is taken already."""
+    def add(self, stage: str, settings: Settings, name: str = "", *, unseen: bool = False) -> None:
+        """Put a stage at the end; raise `LoraRlhfError` where its name is taken already.
+
+        PPO on a reward model that nobody has looked at, or that is yet to be made, raises `UnseenReward`, unless the
+        person wants it `unseen`.
+        """
         name = name.strip()
         with self._lock:
             line = self.line()
@@ -83,8 +90,18 @@ class Queue:
             base, mark = self.desk.load_settings.base, self.desk.fingerprint
             if not mark:
                 raise TrainingError("The base is not in memory yet; wait for it, or load one under Base and adapters.")
-            one = Waiting(stage, settings.model_dump(mode="json"), name, base, mark)
+            self._look_first(line, stage, settings, unseen)
+            one = Waiting(stage, settings.model_dump(mode="json"), name, base, mark, unseen)
             self._keep(replace(line, waiting=(*line.waiting, one)))
+
+    def _look_first(self, line: Line, stage: str, settings: Settings, unseen: bool) -> None:
+        running = self.desk.running
+        to_come = any(one.stage == "reward" for one in line.waiting) or (running and running.stage == "reward")
+        if stage == "ppo" and to_come and not getattr(settings, "reward", ""):
+            if not unseen:
+                raise UnseenReward("The reward model for it is yet to be trained, so nobody has looked at it")
+            return
+        check_looked(self.desk.store, reward_for(self.desk, stage, settings), skip=unseen)
 
     def remove(self, place: int) -> None:
         """Take a stage out; nothing happens where there is none at that place any more."""
@@ -159,6 +176,7 @@ class Queue:
         if problem := self.missing(first.stage):
             raise TrainingError(problem)
         settings = STAGES[first.stage].parse(first.settings, f"queued {first.stage}")
+        check_looked(self.desk.store, reward_for(self.desk, first.stage, settings), skip=first.unseen)
         self._starting = self.desk.train(first.stage, settings, first.name)
 
     def _stop(self, why: str) -> None:

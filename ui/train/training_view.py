@@ -13,6 +13,7 @@ from lorarlhf.library import check_new_name
 from lorarlhf.settings import Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.looked import check_looked, reward_for, unseen
 from lorarlhf.ui.train.advice import Standing, count, missing, work
 from lorarlhf.ui.train.costs import Costs
 from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers, why_not_resumed
@@ -57,13 +58,14 @@ class TrainingView:
 
     def standing(self, runs: list[RunRow]) -> Standing:
         """Gather what advice is made of."""
-        newest = runs[-1] if runs else None
+        newest, reward = runs[-1] if runs else None, self.desk.adapters("reward")
         return Standing(
             **count(self.desk.store),
             adapters=self.desk.adapters(),
             base=bool(self.desk.fingerprint),
             at_work=self.at_work(runs),
             unfinished=newest if newest and not self.why_not_resumed(newest) else None,
+            looked=not reward or not unseen(self.desk.store, reward[-1]),
         )
 
     def why_not_resumed(self, run: RunRow) -> str:
@@ -78,13 +80,17 @@ class TrainingView:
                 return fmean(found[-PACE_STEPS:]) / work(run.settings)
         return None
 
-    def train(self, stage: str, settings: Settings, name: str) -> None:
-        """Start a stage; raise `LoraRlhfError` where it cannot be, in one line that says what to do."""
+    def train(self, stage: str, settings: Settings, name: str, *, unseen: bool = False) -> None:
+        """Start a stage; raise `LoraRlhfError` where it cannot be, in one line that says what to do.
+
+        PPO on a reward model that nobody looked at raises `UnseenReward`, unless the person wants it `unseen`.
+        """
         if problem := missing(stage, self.standing(self.runs())):
             raise TrainingError(problem)
         name = name.strip()
         if name:
             check_new_name(self.desk.workspace.adapters_dir, name)
+        check_looked(self.desk.store, reward_for(self.desk, stage, settings), skip=unseen)
         _await_start(self.desk.train(stage, settings, name))
 
     def resume(self, run: str) -> None:

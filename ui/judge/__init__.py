@@ -1,0 +1,1 @@
+"""What the Judge tab knows: whether what was trained is any good."""
