@@ -14,9 +14,9 @@ from lorarlhf.sampling import complete
 from lorarlhf.settings import LoadSettings, SamplingSettings
 
 
-def make_draw(work: DecodeWork, temperature: float = 1.0) -> Draw:
+def make_draw(work: DecodeWork, temperature: float = 1.0, compute: str = "auto") -> Draw:
     """Load base and adapter → what draws answers."""
-    base = load_base(LoadSettings.parse({"base": work.base, "bits": 4, "device": work.device}))
+    base = load_base(LoadSettings.parse({"base": work.base, "bits": 4, "device": work.device, "compute": compute}))
     base = replace(base, eos_ids=frozenset())
     bank = AdapterBank(base)
     bank.load("decoding", Path(work.adapter), frozen=True)

@@ -16,10 +16,10 @@ from benchmarks.peers.decoding import DecodeWork, Draw, tokens_per_second
 from lorarlhf.hardware import pick_dtype
 
 
-def make_draw(work: DecodeWork, sample: bool = True) -> Draw:
+def make_draw(work: DecodeWork, sample: bool = True, compute: str = "auto") -> Draw:
     """Load base and adapter → what draws answers."""
     device = torch.device(work.device)
-    dtype = pick_dtype("auto", device)[0]
+    dtype = pick_dtype(compute, device)[0]
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
