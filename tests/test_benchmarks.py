@@ -86,15 +86,19 @@ def test_both_sides_train_on_the_same_tokens_from_the_same_loss(texts: TextWork,
 
 
 @needs_trl
-def test_models_trained_by_trl_learn_in_every_layer(texts: TextWork, tmp_path: Path) -> None:
-    from benchmarks.peers import texts_trl
+def test_models_that_trl_samples_from_learn_in_every_layer(answers: Work, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from benchmarks.peers import ppo_trl
     from benchmarks.peers.trl_models import Steps
     from benchmarks.peers.workloads import Meter
 
-    trainer = texts_trl.make_trainer(texts, 2, 8, "chunked_nll", str(tmp_path), Steps(Meter()))
+    tokenizer = AutoTokenizer.from_pretrained(answers.base, padding_side="left")
+    trainer = ppo_trl.make_trainer(answers, 2, 8, tokenizer, str(tmp_path), Steps(Meter()))
     trainer.train()
-    still = [name for name, weight in trainer.model.named_parameters() if "lora_B" in name and not weight.any()]
-    assert not still
+    weights = {name: weight for name, weight in trainer.model.named_parameters() if "lora_B" in name}
+    assert len(weights) == 2 * 2 * 7  # policy and value, 2 layers of 7 matrices
+    assert [name for name, weight in weights.items() if not weight.any()] == []
 
 
 @needs_trl

@@ -55,10 +55,10 @@ def make_trainer(work: Work, steps: int, micro_batch: int, tokenizer: Any, folde
     return PPOTrainer(
         args=config,
         processing_class=tokenizer,
-        model=load_causal(work.base, trained=True),
+        model=load_causal(work.base),
         ref_model=None,
-        reward_model=load_scalar(work.base, trained=False),
-        value_model=get_peft_model(load_scalar(work.base, trained=True), lora("SEQ_CLS")),
+        reward_model=load_scalar(work.base),
+        value_model=get_peft_model(load_scalar(work.base), lora("SEQ_CLS")),
         train_dataset=rows,
         eval_dataset=rows.select(range(BATCH)),
         peft_config=lora("CAUSAL_LM"),

@@ -53,9 +53,9 @@ def make_trainer(
     }
     if work.stage == "sft":
         told = SFTConfig(**common, packing=False, completion_only_loss=True, loss_type=loss_type)
-        model = load_causal(work.base, trained=True)
+        model = load_causal(work.base)
         return SFTTrainer(model=model, args=told, peft_config=lora("CAUSAL_LM"), **shared)
-    model = load_scalar(work.base, trained=True)
+    model = load_scalar(work.base)
     with torch.no_grad():
         model.score.weight.copy_(head_weight(model.config.hidden_size))
     return RewardTrainer(model=model, args=RewardConfig(**common), peft_config=lora("SEQ_CLS"), **shared)

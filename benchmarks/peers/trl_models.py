@@ -42,14 +42,14 @@ class Steps(TrainerCallback):
             self.losses.append(logs["loss"])
 
 
-def load_causal(base: str, *, trained: bool) -> PreTrainedModel:
+def load_causal(base: str) -> PreTrainedModel:
     """Load a language model in 4 bits."""
-    return _ready(AutoModelForCausalLM.from_pretrained(base, **_options()), trained)
+    return _ready(AutoModelForCausalLM.from_pretrained(base, **_options()))
 
 
-def load_scalar(base: str, *, trained: bool) -> PreTrainedModel:
+def load_scalar(base: str) -> PreTrainedModel:
     """Load the same weights in 4 bits with a scalar head instead of the output layer."""
-    return _ready(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **_options()), trained)
+    return _ready(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **_options()))
 
 
 def _options() -> dict[str, Any]:
@@ -65,10 +65,13 @@ def _options() -> dict[str, Any]:
     return {"quantization_config": quantised, "dtype": dtype, "device_map": {"": "cpu"}}
 
 
-def _ready(model: PreTrainedModel, trained: bool) -> PreTrainedModel:
-    """Do as `lorarlhf.base` does: weights repacked for some processors give no gradient to the LoRA below them."""
+def _ready(model: PreTrainedModel) -> PreTrainedModel:
+    """Do as `lorarlhf.base` does: weights repacked for some processors give no gradient to the LoRA below them.
+
+    Where nothing is trained they would do, but they are for decoding: batches as here go through them more slowly.
+    """
     for module in model.modules():
-        if trained and hasattr(module, "support_avx512bf16_for_cpu"):
+        if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
 
