@@ -172,7 +172,8 @@ class AdapterBank:
 
         Which bases are small is a constant, not a matter of free memory: the same run must draw the same answers.
         """
-        unpacked = sum(layer.in_features * layer.out_features for layer in self._layers)  # type: ignore[misc]
+        layers: list[Any] = self._layers
+        unpacked = sum(layer.in_features * layer.out_features for layer in layers)
         small = self.base.device.type == "cpu" and unpacked * self.base.compute_dtype.itemsize <= UNPACKED_MOST
         with self.activate(name), merged(self._layers if small else (), name):
             yield

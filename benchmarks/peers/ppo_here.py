@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -20,10 +23,22 @@ from lorarlhf.train.rollout import RewardScorer, Roles
 from lorarlhf.train.team import Team
 
 
-def main(work: Work, steps: int, budget: int) -> None:
-    """Make PPO steps and print what they took."""
+def measure(work: Work, steps: int, budget: int) -> dict[str, Any]:
+    """Make PPO steps and say what they took; `budget` are the tokens of a micro-batch."""
     meter = Meter()
-    base = load_base(LoadSettings(base=work.base, bits=4, device="cpu"))
+    stage = make_stage(work, steps, budget)
+    with _timed(meter, stage) as tokens:
+        meter.start()
+        for step in range(steps):
+            stage.step(step)
+            release_memory()
+            meter.step()
+    return meter.report(tokens_per_answer=sum(tokens) / steps / BATCH, threads=torch.get_num_threads())
+
+
+def make_stage(work: Work, steps: int, budget: int, device: str = "cpu") -> PPOStage:
+    """Load the base and make the stage ready for its first step; the reference is the bare base."""
+    base = load_base(LoadSettings.parse({"base": work.base, "bits": 4, "device": device}))
     if not work.ends:
         base = replace(base, eos_ids=frozenset())
     bank, lora = AdapterBank(base), LoraSettings(rank=RANK, alpha=2 * RANK)
@@ -46,30 +61,32 @@ def main(work: Work, steps: int, budget: int) -> None:
         rank=RANK,
     )
     studio = Studio(base, bank, Team(base.device))
-    stage = PPOStage(studio, Roles(reference=None), settings, RewardScorer(studio, "reward", settings), work.prompts)
-    draw, update = rollout.draw, stage.update
-    tokens = 0
+    return PPOStage(studio, Roles(reference=None), settings, RewardScorer(studio, "reward", settings), work.prompts)
 
-    def timed_draw(*args, **kwargs):  # type: ignore[no-untyped-def]
-        nonlocal tokens
+
+@contextmanager
+def _timed(meter: Meter, stage: PPOStage) -> Iterator[list[int]]:
+    """Time sampling and training apart, and count the tokens drawn → the counts of each step."""
+    draw, update = rollout.draw, stage.update
+    counts: list[int] = []
+
+    def timed_draw(*args: Any, **kwargs: Any) -> Any:
         with meter.phase("sampling"):
             found = draw(*args, **kwargs)
-        tokens += sum(len(completion.tokens) for completion in found)
+        counts.append(sum(len(completion.tokens) for completion in found))
         return found
 
-    def timed_update(*args, **kwargs):  # type: ignore[no-untyped-def]
+    def timed_update(*args: Any, **kwargs: Any) -> Any:
         with meter.phase("training"):
             return update(*args, **kwargs)
 
     rollout.draw = timed_draw
     stage.update = timed_update  # type: ignore[method-assign]
-    meter.start()
-    for step in range(steps):
-        stage.step(step)
-        release_memory()
-        meter.step()
-    print(json.dumps(meter.report(tokens_per_answer=tokens / steps / BATCH, threads=torch.get_num_threads())))
+    try:
+        yield counts
+    finally:
+        rollout.draw = draw
 
 
 if __name__ == "__main__":
-    main(Work.read(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    print(json.dumps(measure(Work.read(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -46,8 +43,17 @@ class Work:
         return cls(**json.loads(Path(path).read_text()))
 
 
-def fixed_length(folder: Path) -> Work:
-    """Make a Llama of 30M random weights whose end mark is never drawn; prompts of 32 tokens, answers of 64."""
+def fixed_length(folder: Path, **shape: int) -> Work:
+    """Take a random base whose end mark is never drawn; prompts of 32 tokens, answers of 64."""
+    import torch
+
+    vocabulary = len(_tokenizer(make_base(folder, **shape)))
+    drawn = torch.randint(8, vocabulary, (64, 32), generator=torch.Generator().manual_seed(1))
+    return Work("fixed length", str(folder), drawn.tolist(), answer=64, ends=False)
+
+
+def make_base(folder: Path, layers: int = 8, hidden: int = 512, inner: int = 1408, vocabulary: int = 8192) -> Path:
+    """Save a Llama of random weights, 30M unless said otherwise, with the starter's tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -55,12 +61,12 @@ def fixed_length(folder: Path) -> Work:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=8,
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
     )
@@ -70,8 +76,7 @@ def fixed_length(folder: Path) -> Work:
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    drawn = torch.randint(8, len(tokenizer), (64, 32), generator=torch.Generator().manual_seed(1))
-    return Work("fixed length", str(folder), drawn.tolist(), answer=64, ends=False)
+    return folder
 
 
 def starter_answers() -> Work:
@@ -139,14 +144,3 @@ class Meter:
             "libraries_bytes": self._rest,
             **more,
         }
-
-
-def run_side(module: str, *args: Any) -> dict[str, Any]:
-    """Have a process of its own do the work and return what it measured."""
-    command = [sys.executable, "-m", module, *map(str, args)]
-    quiet = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
