@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from lorarlhf.attention import use_short_attention
+from lorarlhf.attention import packs, use_own_attention
 from lorarlhf.base_files import BaseFiles, find_files, fingerprint
 from lorarlhf.base_weights import QUANTISED, base_hash, bytes_needed, layers_kept_16bit, measured_bytes
 from lorarlhf.data.chat import end_of_turn_id, ensure_pad
@@ -76,6 +76,8 @@ class Base:
     identity: dict[str, Any]
     """For adapter cards: name, revision, bits, architecture, fingerprint."""
     report: LoadReport
+    packs: bool = False
+    """Whether rows can go through it one behind the other, without padding."""
 
     @property
     def pad_id(self) -> int:
@@ -145,7 +147,8 @@ def load_base(settings: LoadSettings, progress: Progress | None = None) -> Base:
         "fingerprint": fingerprint(files),
     }
     tell("Base model ready", 1.0)
-    return Base(model, tokenizer, settings, files.folder, device, dtype, eos_id, eos_ids, identity, report)
+    together = packs(model, backbone(model))
+    return Base(model, tokenizer, settings, files.folder, device, dtype, eos_id, eos_ids, identity, report, together)
 
 
 def _load_config(files: BaseFiles, settings: LoadSettings) -> Any:
@@ -259,7 +262,7 @@ def _settle(
             # On processors with AVX512-BF16 bitsandbytes else repacks a weight in place at its first forward without
             # gradient: scales are rounded for good, and later no gradient passes through the layer, silently.
             module.support_avx512bf16_for_cpu = False
-    use_short_attention(model)
+    use_own_attention(model)
     model.config.use_cache = True
     # Many bases bring top_k, temperature or penalties of their own, which would bend every draw.
     model.generation_config = GenerationConfig(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lorarlhf.algo.logprobs import TokenScores, token_scores
+from lorarlhf.attention import PackedRows, packed_states
 from lorarlhf.base import Base
 from lorarlhf.data.cutting import Budget
 from lorarlhf.data.tokens import Batch, Row, collate
@@ -24,7 +25,10 @@ def context_of(base: Base) -> int:
 
 
 def hidden_states(base: Base, batch: Batch) -> Tensor:
-    """Run the transformer without its output layer → [B, L, H]."""
+    """Run the transformer without its output layer → [B, L, H]; states of padding mean nothing."""
+    if base.packs:
+        rows = PackedRows.of((batch.last_B + 1).tolist(), batch.ids_BL.device)
+        return rows.side_by_side(packed_states(base.backbone, batch.ids_BL[batch.attention_mask_BL], rows))
     output = base.backbone(
         input_ids=batch.ids_BL, attention_mask=batch.attention_mask_BL.long(), use_cache=False, return_dict=True
     )

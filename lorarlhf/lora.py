@@ -112,5 +112,5 @@ class _LoraLinear(torch.autograd.Function):
             by_x = by_y_TO @ weight_of().to(by_y.dtype)
             by_x = by_x.addmm_(by_inner_TR, a_RI.to(by_y.dtype)).view(ctx.shape)
         by_a = (by_inner_TR.t() @ x_TI).to(a_RI.dtype) if ctx.needs_input_grad[1] else None
-        by_b = (by_y_TO.t() @ inner_TR).to(b_OR.dtype).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
+        by_b = (inner_TR.t() @ by_y_TO).t().to(b_OR.dtype).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
         return by_x, by_a, by_b, None, None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lorarlhf import attention, lora
@@ -279,3 +281,69 @@ def test_a_head_critic_learns_what_it_is_shown_and_comes_back_from_a_checkpoint(
     again = HeadCritic(studio, "one", seed=9)
     again.load_state({key: tensor.clone() for key, tensor in critic.state().items()})
     assert torch.equal(again.values(batch, states), critic.values(batch, states))
+
+
+# -- rows without padding ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+@pytest.mark.parametrize("arch", tiny.ARCHS)
+def test_rows_in_one_pack_compute_what_padded_rows_compute(folders, arch, bits):
+    bank = adapted(folders(arch), bits)
+    assert bank.base.packs
+    batch = collate(ROWS, bank.base.pad_id)
+    real = batch.attention_mask_BL
+
+    def both(base):
+        by = []
+        with bank.activate("one"):
+            hidden = hidden_states(base, batch)[real]
+            (hidden * torch.linspace(-1, 1, hidden.shape[-1])).sum().backward()
+        for p in bank.parameters("one"):
+            by.append(p.grad)
+            p.grad = None
+        return hidden.detach(), [g for g in by if g is not None]
+
+    (ours, ours_by), (plain, plain_by) = both(bank.base), both(replace(bank.base, packs=False))
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
+    for a, b in zip(ours_by, plain_by, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()) + 1e-6)
+
+
+def test_a_pack_keeps_to_a_sliding_window(tmp_path):
+    config = tiny.config("mistral")
+    config.sliding_window = 3
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    base = load_base(LoadSettings(base=str(tmp_path), compute="fp32", device="cpu"))
+    assert base.packs
+    batch = collate(ROWS, base.pad_id)
+    real = batch.attention_mask_BL
+    with torch.no_grad():
+        ours, plain = hidden_states(base, batch)[real], hidden_states(replace(base, packs=False), batch)[real]
+        base.model.config.sliding_window = None
+        for layer in base.model.model.layers:
+            layer.self_attn.sliding_window = None
+        far = hidden_states(base, batch)[real]
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(ours, far, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_that_does_not_hand_the_pack_on_is_padded(folders, monkeypatch):
+    base = load_base(LoadSettings(base=folders("llama"), compute="fp32", device="cpu"))
+    assert attention.packs(base.model, base.backbone)
+    hands_on = base.backbone.forward
+    monkeypatch.setattr(base.backbone, "forward", lambda packed_rows=None, **kwargs: hands_on(**kwargs))
+    assert not attention.packs(base.model, base.backbone)
+
+
+def test_places_in_a_pack_by_hand():
+    rows = attention.PackedRows.of([3, 1, 2], torch.device("cpu"))
+    assert rows.token_BL.tolist() == [[0, 1, 2], [3, 0, 0], [4, 5, 0]]
+    assert rows.place_T.tolist() == [0, 1, 2, 3, 6, 7]
+    assert rows.positions_T.tolist() == [0, 1, 2, 0, 0, 1]
+    pack = torch.arange(6.0).requires_grad_()
+    apart = rows.side_by_side(pack)
+    assert rows.behind_each_other(apart).tolist() == pack.tolist()
+    (apart * torch.tensor([[1.0, 2, 3], [4, 100, 100], [5, 6, 100]])).sum().backward()
+    assert pack.grad.tolist() == [1, 2, 3, 4, 5, 6]  # what stands behind a row's end gives no gradient

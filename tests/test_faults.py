@@ -253,7 +253,7 @@ def test_the_error_of_this_machine_s_own_allocator_counts():
 
 
 def test_the_budget_halves_what_was_used_until_a_row_is_left():
-    budget = Budget(1000, 64)
+    budget = Budget(1000, 64, padded=True)
     words = []
     while True:
         budget.begin()

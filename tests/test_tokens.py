@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,28 +14,35 @@ from lorarlhf.data.tokens import Row, collate, mask_of, pad_flat
 quick = settings(max_examples=150, deadline=None)
 
 
+def size_of(group, lengths, padded):
+    return len(group) * max(lengths[i] for i in group) if padded else sum(lengths[i] for i in group)
+
+
 @quick
-@given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 400))
-def test_every_row_is_in_exactly_one_group_and_groups_stay_within_the_budget(lengths, budget):
-    groups = micro_batches(lengths, budget)
+@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 400), st.booleans())
+def test_every_row_is_in_exactly_one_group_and_groups_stay_within_the_budget(lengths, budget, padded):
+    groups = micro_batches(lengths, budget, padded=padded)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
-        longest = max(lengths[i] for i in group)
-        assert len(group) == 1 or len(group) * longest <= budget
+        assert len(group) == 1 or size_of(group, lengths, padded) <= budget
     order = [lengths[i] for group in groups for i in group]
     assert order == sorted(order, reverse=True)  # longest first: memory runs out at once or never
 
 
 @quick
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(50, 400))
-def test_no_group_could_have_taken_the_next_row(lengths, budget):
-    groups = micro_batches(lengths, budget)
-    for group in groups[:-1]:
-        assert (len(group) + 1) * lengths[group[0]] > budget
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(50, 400), st.booleans())
+def test_no_group_could_have_taken_the_next_row(lengths, budget, padded):
+    groups = micro_batches(lengths, budget, padded=padded)
+    for group, following in pairwise(groups):
+        assert size_of([*group, following[0]], lengths, padded) > budget
 
 
 def test_groups_do_not_depend_on_anything_but_lengths():
     assert micro_batches([3, 9, 9, 3, 1], 18) == [[1, 2], [0, 3, 4]]
+    assert micro_batches([3, 9, 9, 3, 1], 20) == [[1, 2], [0, 3, 4]]
+    assert micro_batches([3, 9, 9, 3, 1], 21) == [[1, 2, 0], [3, 4]]
+    assert micro_batches([3, 9, 9, 3, 1], 27, padded=True) == [[1, 2, 0], [3, 4]]
+    assert micro_batches([3, 9, 9, 3, 1], 26, padded=True) == [[1, 2], [0, 3, 4]]
     assert micro_batches([], 18) == []
     assert micro_batches([100], 18) == [[0]]
 

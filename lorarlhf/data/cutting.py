@@ -12,19 +12,21 @@ ANCHORS = 256
 """Demonstrations whose mean score becomes 0: enough for a standard error of 6 % of the spread."""
 
 
-def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut rows into groups whose padded size stays within `budget` tokens → row indices, longest rows first.
+def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool = False) -> list[list[int]]:
+    """Cut rows into groups of at most `budget` tokens → row indices, longest rows first.
 
-    Neighbours in length share a group, so little is padding. A row longer than the budget gets a group of its own.
+    Neighbours in length share a group; where rows are padded to the longest, padding counts. A row longer than the
+    budget gets a group of its own.
     """
     groups: list[list[int]] = []
     room = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if room == 0:
+        if not groups or room < lengths[index]:
             groups.append([])
-            room = max(1, budget // max(1, lengths[index]))
+            width = max(1, lengths[index])
+            room = budget // width * width if padded else budget
         groups[-1].append(index)
-        room -= 1
+        room -= width if padded else lengths[index]
     return groups
 
 
@@ -33,9 +35,11 @@ class Budget:
     """How much goes through the base at a time; less takes less memory and gives the same numbers within rounding."""
 
     tokens: int
-    """Padded tokens of a forward and backward pass, unless a single row is longer."""
+    """Tokens of a forward and backward pass, unless a single row is longer."""
     rows: int = 1
     """Answers drawn side by side."""
+    padded: bool = False
+    """Whether rows of a pass are padded to the longest."""
     breathe: Callable[[], None] = lambda: None
     """Called before every pass and after every decoded token; may raise to break off."""
     most_tokens: int = 0
@@ -51,9 +55,10 @@ class Budget:
 
     def cut(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Yield the micro-batches of rows of these lengths, as row indices."""
-        for group in micro_batches(lengths, self.tokens):
+        for group in micro_batches(lengths, self.tokens, padded=self.padded):
             self.breathe()
-            self.most_tokens = max(self.most_tokens, len(group) * lengths[group[0]])
+            tokens = len(group) * lengths[group[0]] if self.padded else sum(lengths[i] for i in group)
+            self.most_tokens = max(self.most_tokens, tokens)
             self.most_rows = max(self.most_rows, len(group))
             yield group
 

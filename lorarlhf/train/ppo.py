@@ -74,7 +74,7 @@ class PPOStage:
             Group("value", self.critic.parameters(), settings.value_learning_rate),
         ]
         self.optimizer = Optimizer(groups, settings, studio.team, eps=settings.adam_eps)
-        self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows)
+        self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows, padded=not studio.base.packs)
 
     # -- one step ---------------------------------------------------------------------------------------------
 

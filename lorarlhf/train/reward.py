@@ -60,7 +60,7 @@ class RewardStage(OneAdapterStage):
         self.eval_every = settings.eval_every
         group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
         self.optimizer = Optimizer([group], settings, studio.team)
-        self.budget = Budget(settings.micro_batch_tokens)
+        self.budget = Budget(settings.micro_batch_tokens, padded=not studio.base.packs)
 
     def _encode(self, pair: Pair) -> PairRows:
         room = self.settings.max_length
@@ -84,7 +84,7 @@ class RewardStage(OneAdapterStage):
         """Add up the gradients of this process's pairs → loss of the batch, clear pairs in the right order."""
         base, team = self.studio.base, self.studio.team
         total = torch.zeros(2, device=base.device)
-        lengths = [2 * max(p.chosen.length, p.rejected.length) for p in pairs]
+        lengths = [self._size(p) for p in pairs]
         with self.studio.training(self.settings.gradient_checkpointing), self.studio.bank.activate(self.trained):
             for group in self.budget.cut(lengths):
                 some = [pairs[i] for i in group]
@@ -96,6 +96,11 @@ class RewardStage(OneAdapterStage):
                 total += torch.stack([loss.detach(), ((chosen_P > rejected_P) & ~tie_P).sum()])
         loss_sum, right = team.sum(total).tolist()
         return loss_sum, right
+
+    def _size(self, pair: PairRows) -> int:
+        """Count the tokens of a pair as the budget does."""
+        both = pair.chosen.length, pair.rejected.length
+        return 2 * max(both) if self.budget.padded else sum(both)
 
     @property
     def head(self) -> torch.nn.Linear:
