@@ -1,0 +1,42 @@
+"""Merge an exported adapter into its base in 16 bits: a program of its own, `python merging.py JOB.json`.
+
+The job names `base` and `adapter` folders, whether it is a `reward` model, `dtype`, `trust`, a reward model's
+`offset`, and the folder `out`. Sums are made in fp32 and rounded once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+SHARD = "4GB"
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text())
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    kind: Any = AutoModelForSequenceClassification if job["reward"] else AutoModelForCausalLM
+    more = {"num_labels": 1} if job["reward"] else {}
+    dtype = getattr(torch, job["dtype"])
+    base = kind.from_pretrained(
+        job["base"], dtype=dtype, device_map="cpu", use_safetensors=True, trust_remote_code=job["trust"], **more
+    )
+    merged: Any = PeftModel.from_pretrained(base, job["adapter"]).merge_and_unload(safe_merge=True)
+    merged.to(dtype)  # the head came in fp32
+    if job["offset"] is not None:
+        merged.config.score_offset = job["offset"]
+    # The folder it was read from is nobody's business.
+    merged.config.name_or_path = ""
+    merged.save_pretrained(job["out"], max_shard_size=job.get("shard", SHARD))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Read an export as anybody would, with plain transformers and peft, and write what it says about given tokens.
+
+A program of its own that imports nothing of lorarlhf, run as `python replay.py JOB.json` in a fresh process. The file
+has a list of `jobs`, done one after another, each with:
+
+    mode      peft, merged or gguf
+    reward    whether to read scores
+    base      folder of the base; of the merged model itself where mode is merged
+    folder    the export
+    bits      4, 8 or 16
+    skip      layers that are not quantised
+    dtype     of activations, and of weights that are not quantised
+    device    where to compute
+    trust     whether code that comes with the base may run
+    rows      file of [[prompt ids, answer ids], …]
+    out       file to write: per row log-probabilities [R, V], or a score [1]
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for job in json.loads(Path(sys.argv[1]).read_text())["jobs"]:
+        save_file(numbers(job), job["out"])
+        gc.collect()  # the model is full of cycles, and the next one wants its room
+
+
+@torch.no_grad()
+def numbers(job: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Do a job → its numbers, by row."""
+    model, found = read(job), {}
+    for number, (prompt, answer) in enumerate(json.loads(Path(job["rows"]).read_text())):
+        ids = torch.tensor([prompt + answer], device=job["device"])
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].float().cpu()
+        if not job["reward"]:
+            logits = logits[len(prompt) - 1 : -1].log_softmax(-1)
+        found[str(number)] = logits.contiguous()
+    return found
+
+
+def read(job: dict[str, Any]) -> Any:
+    """Load the model the job names, with its adapter."""
+    dtype = getattr(torch, job["dtype"])
+    arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": job["device"]}, "use_safetensors": True}
+    arguments["trust_remote_code"] = job["trust"]
+    if job["reward"]:
+        arguments["num_labels"] = 1
+    if job["bits"] == 4:
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=job["skip"],
+        )
+    elif job["bits"] == 8:
+        arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=job["skip"])
+    kind = AutoModelForSequenceClassification if job["reward"] else AutoModelForCausalLM
+    model = kind.from_pretrained(job["base"], **arguments).eval()
+    for module in model.modules():
+        # On processors with AVX512-BF16 bitsandbytes would else round the scales at the first forward pass.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if job["reward"]:
+        # Rows go one by one, so the last token is the one to read.
+        model.config.get_text_config().pad_token_id = None
+    if job["mode"] == "peft":
+        if job["reward"]:
+            model.score.float().register_forward_pre_hook(lambda layer, inputs: (inputs[0].float(),))
+        model = PeftModel.from_pretrained(model, job["folder"]).eval()
+    elif job["mode"] == "gguf":
+        hang_gguf(model, next(Path(job["folder"]).glob("*.gguf")))
+    return model
+
+
+def hang_gguf(model: Any, file: Path) -> None:
+    """Add the low-rank products of a GGUF adapter to the layers they are named after, as llama.cpp does."""
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    if (fields["general.type"], fields["adapter.type"]) != ("adapter", "lora"):
+        raise ValueError(f"{file.name} is no LoRA adapter")
+    arch = fields["general.architecture"]
+    known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[arch]
+    config = model.config.get_text_config()
+    names = gguf.get_tensor_name_map(known, config.num_hidden_layers)
+    tensors = {tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors}
+    for name, module in model.named_modules():
+        place = f"{names.get_name(name)}.weight"
+        if not hasattr(module, "weight") or f"{place}.lora_a" not in tensors:
+            continue
+        a, b = tensors.pop(f"{place}.lora_a"), tensors.pop(f"{place}.lora_b")
+        if arch == "llama" and (kind := re.search(r"\.attn_([qk])\.", place)):
+            heads = config.num_attention_heads if kind[1] == "q" else config.num_key_value_heads
+            b = b[halves(b.shape[0], heads)]
+        scale = fields["adapter.lora.alpha"] / b.shape[1]
+        module.register_forward_hook(low_rank(a.to(module.weight.device), b.to(module.weight.device), scale))
+    if tensors:
+        raise ValueError(f"{file.name} has tensors of no layer, such as {min(tensors)}")
+
+
+def halves(rows: int, heads: int) -> list[int]:
+    """Say where each row of a rotary projection stands in GGUF's order, in which the halves of a head alternate."""
+    width = rows // heads
+    return [head * width + 2 * pair + half for head in range(heads) for half in range(2) for pair in range(width // 2)]
+
+
+def low_rank(a: torch.Tensor, b: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
+    """Make the hook that adds `scale · B A x` to what a layer gives for x."""
+
+    def add(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return (output.float() + inputs[0].float() @ a.T @ b.T * scale).to(output.dtype)
+
+    return add
+
+
+if __name__ == "__main__":
+    main()
