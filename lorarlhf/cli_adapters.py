@@ -83,9 +83,7 @@ def _load_settings(store: Store) -> LoadSettings:
     help="What to write: " + "; ".join(f"{name}: {words}" for name, words in FORMATS.items()) + ". [default: peft]",
 )
 @click.option("--base", default="", metavar="FOLDER", help="Where its base lies, if it is a folder that moved.")
-@click.option(
-    "--push", "repository", metavar="USER/NAME", help="Send the export to the Hub, into a private repository."
-)
+@click.option("--push", "repository", metavar="USER/NAME", help="Send it to the Hub, into a private repository.")
 @click.option("--public", is_flag=True, help="Let anybody see what --push sends.")
 @click.option("--dry-run", is_flag=True, help="With --push: list files and sizes, and send nothing.")
 @click.option("--force", is_flag=True, help="Overwrite DEST.")
@@ -129,9 +127,8 @@ def export_(
         show_json(result)
         return
     where = result.get("folder") or result["file"]
-    click.echo(
-        f"wrote {where} ({size(result['bytes'])}); its README.md says how to load it\nchecked: {result['check']}"
-    )
+    click.echo(f"wrote {where} ({size(result['bytes'])}); its README.md says how to load it")
+    click.echo(f"checked: {result['check']}")
     if "push" in result:
         click.echo(_push_text(result["push"]))
 

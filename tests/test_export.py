@@ -25,7 +25,7 @@ from lorarlhf.errors import AdapterError, ExportError, StoreError
 from lorarlhf.export import children, exporting
 from lorarlhf.export.children import run_child
 from lorarlhf.export.exporting import Order, export
-from lorarlhf.export.origin import load_of, origin_of
+from lorarlhf.export.origin import Origin, check_classifier, load_of, origin_of
 from lorarlhf.export.probe import SPARE, measure
 from lorarlhf.forward import response_logprobs, sequence_scores
 from lorarlhf.library import SavedAdapter, read_saved
@@ -177,9 +177,8 @@ def test_a_fresh_process_reads_every_export_with_equal_numbers(exported):
     for job in jobs:
         fresh = load_file(job["out"])
         # A merged model answers to what it said when it was checked, adapters to the base and adapter here.
-        wanted = load_file(
-            Path(job["rows"]).with_name("here" if job["mode"] == "merged" else "ours").with_suffix(".safetensors")
-        )
+        kept = "here" if job["mode"] == "merged" else "ours"
+        wanted = load_file(Path(job["rows"]).with_name(f"{kept}.safetensors"))
         assert fresh.keys() == wanted.keys()
         for number, (_, answer) in enumerate(json.loads(Path(job["rows"]).read_text())):
             found, mine = fresh[str(number)], wanted[str(number)]
@@ -193,27 +192,18 @@ def test_a_fresh_process_reads_every_export_with_equal_numbers(exported):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_merged_model_has_the_adapter_in_its_weights(exported, arch):
-    folder, _, result = exported[0][f"{arch}-ppo-merged"]
-    origin = origin_of(
-        read_saved(folder.parent / "workspace" / f"{arch}-ppo"), None if arch == "starter" else folder.parent / arch
-    )
+    folder = exported[0][f"{arch}-ppo-merged"][0]
+    saved = read_saved(folder.parent / "workspace" / f"{arch}-ppo")
+    origin = origin_of(saved, None if arch == "starter" else folder.parent / arch)
     base, merged = load_file(origin.folder / "model.safetensors"), load_file(folder / "model.safetensors")
-    lora = load_file(folder.parent / "workspace" / f"{arch}-ppo" / "adapter_model.safetensors")
-    changed = 0
+    lora, changed = load_file(saved.path / "adapter_model.safetensors"), 0
     for name, weight in base.items():
-        key = f"base_model.model.{name.removesuffix('.weight')}"
-        a = lora.get(
-            f"{key}.lora_A.weight", lora.get(key.replace("model.h.", "model.transformer.h.") + ".lora_A.weight")
-        )
+        key = "base_model.model." + name.removesuffix(".weight")
         wanted = weight.to(torch.bfloat16)
-        if a is not None:
-            b = next(
-                lora[k]
-                for k in (f"{key}.lora_B.weight", key.replace("model.h.", "model.transformer.h.") + ".lora_B.weight")
-                if k in lora
-            )
-            delta = 8 / 4 * b @ a
-            wanted, changed = (wanted.float() + (delta.T if arch == "gpt2" else delta)).to(torch.bfloat16), changed + 1
+        if f"{key}.lora_A.weight" in lora:
+            delta = 8 / 4 * lora[f"{key}.lora_B.weight"] @ lora[f"{key}.lora_A.weight"]
+            wanted = (wanted.float() + (delta.T if arch == "gpt2" else delta)).to(torch.bfloat16)
+            changed += 1
         assert torch.equal(merged[name], wanted), name
     assert changed == len(lora) // 2
     report = json.loads((folder / "report.json").read_text())
@@ -427,7 +417,7 @@ def test_a_base_that_is_not_at_hand_is_asked_for(torn, tmp_path):
     near = LoadSettings(base=str(tmp_path / "llama"), bits=8, compute="fp32")
     found = load_of(torn, near)
     assert (found.base, found.bits, found.compute) == (near.base, 16, "fp32")
-    with pytest.raises(ExportError, match="made on llama, a folder that is not at hand.*--base"):
+    with pytest.raises(ExportError, match=r"made on llama, a folder that is not at hand.*--base"):
         load_of(torn, LoadSettings())
     assert load_of(torn, LoadSettings(), "/elsewhere").base == "/elsewhere"
     torn.card["base"] |= {"name": "org/name", "revision": "abc"}
@@ -442,8 +432,6 @@ def test_another_base_or_an_architecture_without_classifier_is_refused(torn, ban
         ("CohereForCausalLM", "cohere", "no sequence classifier for cohere"),
         ("XLNetLMHeadModel", "xlnet", "not a single linear layer called score"),
     ]:
-        from lorarlhf.export.origin import Origin, check_classifier
-
         origin = Origin("x", "", 16, architecture, None, {"model_type": kind}, {}, None)
         with pytest.raises(AdapterError, match=said):
             check_classifier(origin, set(), "r")

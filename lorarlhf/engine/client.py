@@ -249,7 +249,7 @@ class EngineClient:
         return self._ask("export", {"adapter": adapter, "dest": where, "force": force, "form": form})
 
     def take_in(self, source: str, role: str, name: str = "") -> Job:
-        """Take in an adapter made elsewhere, as `sft`, `policy` or `reward` → {"name", "stage", "layers", "remarks"}."""
+        """Take in an adapter made elsewhere as `sft`, `policy` or `reward` → {"name", "stage", "layers", "remarks"}."""
         return self._ask("take_in", {"source": source, "role": role, "name": name})
 
     def describe(self) -> Job:

@@ -115,6 +115,8 @@ def export(order: Order, ours: Ours | None = None, tell: Callable[[str], None] =
     dest = order.dest.expanduser().absolute()
     zipped = dest.suffix == ".zip"
     check_dest(order.saved, dest, order.overwrite)
+    for part in order.saved.card["hashes"]:
+        order.saved.content(part)  # a torn adapter is told before anything is loaded
     tell("looking for the base")
     origin = origin_of(order.saved, find_files(order.load).folder)
     _refuse(order, origin)

@@ -14,13 +14,18 @@ from typing import Any
 import torch
 import transformers
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 SHARD = "4GB"
 
 
 def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text())
+    merge(json.loads(Path(sys.argv[1]).read_text()))
+
+
+def merge(job: dict[str, Any]) -> None:
+    """Write the merged model to the folder `out`, in shards."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     kind: Any = AutoModelForSequenceClassification if job["reward"] else AutoModelForCausalLM
@@ -29,8 +34,16 @@ def main() -> None:
     base = kind.from_pretrained(
         job["base"], dtype=dtype, device_map="cpu", use_safetensors=True, trust_remote_code=job["trust"], **more
     )
-    merged: Any = PeftModel.from_pretrained(base, job["adapter"]).merge_and_unload(safe_merge=True)
-    merged.to(dtype)  # the head came in fp32
+    adapted: Any = PeftModel.from_pretrained(base, job["adapter"])
+    for name, layer in adapted.named_modules():
+        if isinstance(layer, LoraLayer):
+            # PEFT's own merge rounds what it adds before it adds it.
+            weight: Any = layer.get_base_layer().weight
+            total = weight.data.float() + layer.get_delta_weight("default").float()
+            if not torch.isfinite(total).all():
+                raise ValueError(f"{name} would hold numbers that are none")
+            weight.data = total.to(dtype)
+    merged = adapted.unload().to(dtype)  # a head came in fp32
     if job["offset"] is not None:
         merged.config.score_offset = job["offset"]
     # The folder it was read from is nobody's business.

@@ -25,7 +25,7 @@ def check_login() -> None:
 
 def plan_push(folder: Path, repository: str, *, public: bool = False) -> dict[str, Any]:
     """List what would be sent: every file with its bytes; sends nothing."""
-    files = [
+    files: list[dict[str, Any]] = [
         {"name": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
