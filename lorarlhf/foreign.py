@@ -31,6 +31,8 @@ CARRIED = {
     *("megatron_core", "qalora_group_size", "runtime_config", "loftq_config", "ensure_weight_tying"),
 }
 """Options of PEFT that change nothing here, or are looked at one by one; any other must be at its default."""
+SCORE_NAMES = {"score", "classifier"}
+"""What PEFT lists for every sequence classifier, whichever it has; the tensors tell."""
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Initial weights that leave the base as it is."""
 
@@ -162,8 +164,8 @@ def _refuse(foreign: Foreign, role: str) -> None:
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         raise AdapterError(f"{name} trains biases, which cannot be held here; train it with bias='none'")
     saved = set(config.get("modules_to_save") or ())
-    if saved - {"score"} or (saved and role != "reward"):
-        hint = "import it --as reward" if saved == {"score"} else "only a reward model's score head can be"
+    if saved - SCORE_NAMES or (saved and role != "reward"):
+        hint = "import it --as reward" if saved <= SCORE_NAMES else "only a reward model's score head can be"
         raise AdapterError(f"{name} brings whole layers ({', '.join(sorted(saved))}), which cannot be held; {hint}")
     if config.get("init_lora_weights", True) not in PLAIN_STARTS or config.get("loftq_config"):
         how = config.get("init_lora_weights")
@@ -278,7 +280,8 @@ def _config(foreign: Foreign, pairs: dict[str, Any], layers: dict[str, Any]) -> 
     suffixes = {layer.rpartition(".")[2] for layer in pairs}
     whole = {layer for layer in layers if layer.rpartition(".")[2] in suffixes} == set(pairs)
     config = LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True).to_dict()
-    return {**config, "target_modules": sorted(suffixes if whole else pairs), "runtime_config": None}
+    config.pop("runtime_config")
+    return {**config, "target_modules": sorted(suffixes if whole else pairs)}
 
 
 def _files(lora: dict[str, Any], head: Any, offset: float) -> dict[str, bytes]:

@@ -47,10 +47,10 @@ def run_child(program: str, job: dict[str, Any], what: str, breathe: Callable[[]
                     child.kill()
                     child.wait()
         if child.returncode:
-            raise ExportError(f"{what} failed: {_why(child.returncode, errors.read_text(errors='replace'))}")
+            raise ExportError(f"{what} failed: {why(child.returncode, errors.read_text(errors='replace'))}")
 
 
-def _why(code: int, said: str) -> str:
+def why(code: int, said: str) -> str:
     """Say in one line why a child failed."""
     if code == -signal.SIGKILL:
         return "its process was killed, which most often means that memory ran out; close other programs"

@@ -52,7 +52,7 @@ def check_supported(saved: SavedAdapter, origin: Origin) -> None:
     if saved.has_head:
         raise ExportError(f"adapter {saved.name}: a GGUF adapter has no place for a reward head; take peft or merged")
     if origin.architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(name.removesuffix("ForCausalLM") for name in ARCHITECTURES))
+        known = ", ".join(sorted(re.sub("ForCausalLM|LMHeadModel", "", name) for name in ARCHITECTURES))
         raise ExportError(
             f"adapter {saved.name}: GGUF adapters are written for {known}, not for {origin.architecture}; "
             "take peft, or merged and llama.cpp's own converter"

@@ -35,6 +35,7 @@ def merge(job: dict[str, Any]) -> None:
         job["base"], dtype=dtype, device_map="cpu", use_safetensors=True, trust_remote_code=job["trust"], **more
     )
     adapted: Any = PeftModel.from_pretrained(base, job["adapter"])
+    layer: Any
     for name, layer in adapted.named_modules():
         if isinstance(layer, LoraLayer):
             # PEFT's own merge rounds what it adds before it adds it.
