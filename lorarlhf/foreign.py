@@ -280,7 +280,6 @@ def _config(foreign: Foreign, pairs: dict[str, Any], layers: dict[str, Any]) -> 
     suffixes = {layer.rpartition(".")[2] for layer in pairs}
     whole = {layer for layer in layers if layer.rpartition(".")[2] in suffixes} == set(pairs)
     config = LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True).to_dict()
-    config.pop("runtime_config")
     return {**config, "target_modules": sorted(suffixes if whole else pairs)}
 
 

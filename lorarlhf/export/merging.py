@@ -35,15 +35,17 @@ def merge(job: dict[str, Any]) -> None:
         job["base"], dtype=dtype, device_map="cpu", use_safetensors=True, trust_remote_code=job["trust"], **more
     )
     adapted: Any = PeftModel.from_pretrained(base, job["adapter"])
-    layer: Any
-    for name, layer in adapted.named_modules():
-        if isinstance(layer, LoraLayer):
-            # PEFT's own merge rounds what it adds before it adds it.
-            weight: Any = layer.get_base_layer().weight
-            total = weight.data.float() + layer.get_delta_weight("default").float()
-            if not torch.isfinite(total).all():
-                raise ValueError(f"{name} would hold numbers that are none")
-            weight.data = total.to(dtype)
+    layers: list[tuple[str, Any]] = [(n, m) for n, m in adapted.named_modules() if isinstance(m, LoraLayer)]
+    embedding = adapted.get_input_embeddings().weight
+    for name, layer in layers:
+        weight = layer.get_base_layer().weight
+        if weight is embedding:
+            raise ValueError(f"{name} shares its weights with the base's embeddings, so nothing can be merged into it")
+        # PEFT's own merge rounds what it adds before it adds it.
+        total = weight.data.float() + layer.get_delta_weight("default").float()
+        if not torch.isfinite(total).all():
+            raise ValueError(f"{name} would hold numbers that are none")
+        weight.data = total.to(dtype)
     merged = adapted.unload().to(dtype)  # a head came in fp32
     if job["offset"] is not None:
         merged.config.score_offset = job["offset"]

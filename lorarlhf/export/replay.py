@@ -22,13 +22,12 @@ import gc
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
@@ -85,12 +84,15 @@ def read(job: dict[str, Any]) -> Any:
             model.score.float().register_forward_pre_hook(lambda layer, inputs: (inputs[0].float(),))
         model = PeftModel.from_pretrained(model, job["folder"]).eval()
     elif job["mode"] == "gguf":
-        hang_gguf(model, next(Path(job["folder"]).glob("*.gguf")))
+        model = with_gguf(model, next(Path(job["folder"]).glob("*.gguf"))).eval()
     return model
 
 
-def hang_gguf(model: Any, file: Path) -> None:
-    """Add the low-rank products of a GGUF adapter to the layers they are named after, as llama.cpp does."""
+def with_gguf(model: Any, file: Path) -> Any:
+    """Put the matrices of a GGUF adapter on the layers they are named after.
+
+    peft computes with them, so that nothing but the file can make a difference.
+    """
     import gguf
 
     reader = gguf.GGUFReader(file)
@@ -102,6 +104,7 @@ def hang_gguf(model: Any, file: Path) -> None:
     config = model.config.get_text_config()
     names = gguf.get_tensor_name_map(known, config.num_hidden_layers)
     tensors = {tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors}
+    found, ranks = {}, set()
     for name, module in model.named_modules():
         place = f"{names.get_name(name)}.weight"
         if not hasattr(module, "weight") or f"{place}.lora_a" not in tensors:
@@ -110,25 +113,23 @@ def hang_gguf(model: Any, file: Path) -> None:
         if arch == "llama" and (kind := re.search(r"\.attn_([qk])\.", place)):
             heads = config.num_attention_heads if kind[1] == "q" else config.num_key_value_heads
             b = b[halves(b.shape[0], heads)]
-        scale = fields["adapter.lora.alpha"] / b.shape[1]
-        module.register_forward_hook(low_rank(a.to(module.weight.device), b.to(module.weight.device), scale))
-    if tensors:
-        raise ValueError(f"{file.name} has tensors of no layer, such as {min(tensors)}")
+        found[name] = (a, b)
+        ranks.add(b.shape[1])
+    if tensors or len(ranks) != 1:
+        raise ValueError(f"{file.name} does not fit the base: {min(tensors, default='its ranks')}")
+    alpha = fields["adapter.lora.alpha"]
+    adapted = get_peft_model(model, LoraConfig(r=ranks.pop(), lora_alpha=alpha, target_modules=list(found)))
+    state = {f"base_model.model.{name}.lora_A.weight": a for name, (a, _) in found.items()}
+    state |= {f"base_model.model.{name}.lora_B.weight": b for name, (_, b) in found.items()}
+    if unknown := set_peft_model_state_dict(adapted, state).unexpected_keys:
+        raise ValueError(f"peft has no place for {unknown[0]}")
+    return adapted
 
 
 def halves(rows: int, heads: int) -> list[int]:
     """Say where each row of a rotary projection stands in GGUF's order, in which the halves of a head alternate."""
     width = rows // heads
     return [head * width + 2 * pair + half for head in range(heads) for half in range(2) for pair in range(width // 2)]
-
-
-def low_rank(a: torch.Tensor, b: torch.Tensor, scale: float) -> Callable[..., torch.Tensor]:
-    """Make the hook that adds `scale · B A x` to what a layer gives for x."""
-
-    def add(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return (output.float() + inputs[0].float() @ a.T @ b.T * scale).to(output.dtype)
-
-    return add
 
 
 if __name__ == "__main__":
