@@ -13,7 +13,7 @@ from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
 from lorarlhf.data.chat import encode_prompt
 from lorarlhf.errors import AdapterError, ExportError, StoreError
-from lorarlhf.export import exporting
+from lorarlhf.export import exporting, gguf_format
 from lorarlhf.export.children import run_child, why
 from lorarlhf.export.exporting import Order, export
 from lorarlhf.export.origin import Origin, check_classifier, load_of, origin_of
@@ -83,6 +83,16 @@ def test_a_corrupted_export_is_refused_and_an_earlier_one_stays(bank, tmp_path, 
         export(order(saved, tmp_path / "new", bank, form), ours(bank))
     assert not [path for path in tmp_path.iterdir() if "new" in path.name or path.name.startswith(".")]
     assert whole is exporting.WRITERS[form]
+
+
+def test_a_gguf_file_with_rows_in_the_wrong_order_is_refused(bank, tmp_path, here, monkeypatch):
+    """Writing and reading back agree on the mistake; only the numbers tell."""
+    saved = make(bank, tmp_path / "mine" / "p", "ppo", 0.3)
+    export(order(saved, tmp_path / "right", bank, "gguf"), ours(bank))
+    monkeypatch.setattr(gguf_format, "interleaved", lambda rows, heads: rows)
+    with pytest.raises(ExportError, match="the gguf export is not kept"):
+        export(order(saved, tmp_path / "wrong", bank, "gguf"), ours(bank))
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_a_zip_is_whole_or_absent(bank, tmp_path, here, monkeypatch):

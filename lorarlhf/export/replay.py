@@ -121,7 +121,8 @@ def with_gguf(model: Any, file: Path) -> Any:
     adapted = get_peft_model(model, LoraConfig(r=ranks.pop(), lora_alpha=alpha, target_modules=list(found)))
     state = {f"base_model.model.{name}.lora_A.weight": a for name, (a, _) in found.items()}
     state |= {f"base_model.model.{name}.lora_B.weight": b for name, (_, b) in found.items()}
-    if unknown := set_peft_model_state_dict(adapted, state).unexpected_keys:
+    taken: Any = set_peft_model_state_dict(adapted, state)
+    if unknown := taken.unexpected_keys:
         raise ValueError(f"peft has no place for {unknown[0]}")
     return adapted
 
