@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lorarlhf import __version__
+from lorarlhf.cli_adapters import adapters, export_
 from lorarlhf.cli_judge import judge
 from lorarlhf.cli_runs import plan, resume, runs, train
 from lorarlhf.cli_shared import common, engine_for, load_for, open_workspace, with_model
@@ -212,53 +212,6 @@ def score(adapter: str, file: str, workspace: str | None, preset: Any, as_json: 
         click.echo(f"{row['score']:+8.3f}  {row['response']}")
 
 
-# -- training -------------------------------------------------------------------------------------------------
-
-
-@cli.command()
-@common
-def adapters(workspace: str | None, as_json: bool) -> None:
-    """List the adapters of the workspace."""
-    from lorarlhf.library import list_saved
-
-    found = [
-        {
-            "name": a.name,
-            "stage": a.stage,
-            "base": a.card["base"]["name"],
-            "created": a.card.get("created", "")[:19],
-            "parents": {role: p["name"] for role, p in a.card.get("parents", {}).items()},
-            "metrics": a.card.get("metrics", {}),
-        }
-        for a in list_saved(open_workspace(workspace).adapters_dir)
-    ]
-    if as_json:
-        show_json(found)
-    else:
-        click.echo(table(found, ["name", "stage", "base", "created"]) if found else "no adapters yet")
-
-
-@cli.command("export")
-@click.argument("adapter")
-@click.argument("dest")
-@click.option("--format", "form", default="peft", type=click.Choice(["peft"]), help="What to write. [default: peft]")
-@click.option("--force", is_flag=True, help="Overwrite DEST.")
-@common
-def export_(adapter: str, dest: str, form: str, force: bool, workspace: str | None, as_json: bool) -> None:
-    """Write ADAPTER to the folder DEST, for plain peft and transformers to load."""
-    from lorarlhf.export.peft_format import export_peft
-    from lorarlhf.library import read_saved
-
-    place = open_workspace(workspace)
-    saved = read_saved(place.adapters_dir / adapter)
-    with place.store() as store:
-        base = Path(store.get_meta("load", {}).get("base", ""))
-    # The workspace may have moved on to another base since the adapter was made.
-    here = base.name == saved.card["base"]["name"] and (base / "config.json").is_file()
-    result = export_peft(saved, Path(dest), overwrite=force, base_folder=base if here else None)
-    show_json(result) if as_json else click.echo(f"wrote {result['folder']}; its README.md says how to load it")
-
-
 @cli.command()
 @click.option("--votes", default=400, show_default=True, type=click.IntRange(20, 100_000), help="Scripted votes.")
 @click.option("--noise", default=0.1, show_default=True, type=click.FloatRange(0, 0.5), help="Share of wrong votes.")
@@ -289,7 +242,7 @@ def doctor(workspace: str | None, as_json: bool) -> None:
 # -- the edge -------------------------------------------------------------------------------------------------
 
 
-for _command in (train, plan, resume, runs, judge):
+for _command in (train, plan, resume, runs, judge, adapters, export_):
     cli.add_command(_command)
 
 

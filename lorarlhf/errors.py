@@ -30,6 +30,10 @@ class AdapterError(LoraRlhfError, RuntimeError):
     """An adapter that is missing, torn, or belongs to another base."""
 
 
+class ExportError(LoraRlhfError, RuntimeError):
+    """An export that cannot be made, or that did not behave as the adapter does here."""
+
+
 class StoreError(LoraRlhfError, RuntimeError):
     """A workspace that cannot be opened or written."""
 

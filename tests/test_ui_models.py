@@ -14,7 +14,7 @@ from lorarlhf.settings import LoadSettings
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.models import shelf
 from lorarlhf.ui.models.memory import Part, draw, parts_of
-from lorarlhf.ui.models.shelf_html import card_html, table_html
+from lorarlhf.ui.models.shelf_html import card_html, exported_html, table_html, taken_in_html
 from lorarlhf.ui.tabs.models import from_preset, known_bases
 from lorarlhf.workspace import Workspace
 
@@ -143,6 +143,45 @@ def test_hostile_cards_are_shown_as_text(place, desk):
     for written in (table_html(shelf.rows_of(desk)), card_html(shelf.details_of(desk, "odd"))):
         assert "<img" not in written
         assert "&lt;img src=x" in written
+
+
+def test_the_outcome_of_an_export_and_an_import_is_told(tmp_path):
+    made = shelf.Exported(tmp_path / "<a>.zip", "1 < 2")
+    told = exported_html("<a class='download'>", made)
+    assert told.startswith("<a class='download'>")
+    assert "Read back in a fresh process: 1 &lt; 2." in told
+    folder = shelf.Exported(tmp_path, "fine")
+    assert f"Written to {tmp_path}" in exported_html("<a class='download'>", folder)
+    assert "download" not in exported_html("<a class='download'>", folder)
+    assert "<b>&lt;b&gt;</b>" in taken_in_html({"name": "<b>", "remarks": ["<i>"]})
+    assert "Note: &lt;i&gt;." in taken_in_html({"name": "<b>", "remarks": ["<i>"]})
+
+
+class Asked:
+    """Stands for the engine; answers with what it was asked."""
+
+    def export(self, name, dest, **how):
+        return SimpleNamespace(result=lambda: {"folder" if dest.suffix == "" else "file": str(dest), "check": str(how)})
+
+    def take_in(self, source, role, name):
+        return SimpleNamespace(result=lambda: {"name": name, "remarks": [source, role]})
+
+
+@pytest.mark.parametrize(
+    ("form", "file"), [("peft", "sft-1.zip"), ("gguf", "sft-1-gguf.zip"), ("merged", "sft-1-merged")]
+)
+def test_exports_lie_beside_each_other_and_only_whole_models_stay_folders(desk, form, file):
+    desk.engine = Asked()
+    made = shelf.finished_export(shelf.begin_export(desk, "sft-1", form))
+    assert made.path == desk.workspace.exports_dir / file
+    assert made.check == str({"form": form, "force": True})
+
+
+def test_an_import_wants_a_folder(desk):
+    desk.engine = Asked()
+    assert shelf.take_in(desk, " /there ", "policy", " mine ") == {"name": "mine", "remarks": ["/there", "policy"]}
+    with pytest.raises(AdapterError, match="name the folder"):
+        shelf.take_in(desk, "  ", "policy", "")
 
 
 def test_memory_is_divided_into_what_is_known_and_the_rest():

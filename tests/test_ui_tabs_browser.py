@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -103,6 +104,8 @@ def test_an_adapter_is_renamed_exported_for_plain_peft_and_deleted(app, place, t
         )  # the child names its parent as it is called now
 
         page.click("#export")
+        page.locator("#export-link a").wait_for(timeout=SLOW)
+        expect(page.locator("#export-link")).to_contain_text("held-out conversations differ by")
         with page.expect_download() as download:
             page.locator("#export-link a").click()
         zipped = tmp_path / "polite.zip"
@@ -112,6 +115,19 @@ def test_an_adapter_is_renamed_exported_for_plain_peft_and_deleted(app, place, t
         secrets += [f"{place.exports_dir}/../workspace.db", place.exports_dir]
         assert [served(page, app, path) for path in secrets] == [403] * len(secrets)
         assert served(page, app, place.exports_dir / "polite.zip") == 200
+
+        shutil.unpack_archive(zipped, tmp_path / "elsewhere")
+        page.get_by_role("button", name="Import an adapter made elsewhere").click()
+        page.get_by_label("Folder or Hub id").fill(str(tmp_path / "elsewhere"))
+        page.click("#import-button")
+        expect(page.locator("#imported")).to_contain_text("Not imported:", timeout=SLOW)
+        page.get_by_label("Folder or Hub id").fill(str(tmp_path / "elsewhere" / "polite"))
+        page.click("#import-button")
+        expect(page.locator("#imported")).to_contain_text("Imported as ppo-2", timeout=SLOW)
+        expect(page.locator("#card h3")).to_have_text("ppo-2")
+        page.click("#delete")
+        page.click("#delete-yes")
+        expect(rows).to_have_count(4)
 
         page.click("#adapters [data-name=polite]")
         page.click("#delete")

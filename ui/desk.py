@@ -289,6 +289,7 @@ class Desk:
         share = now.step / now.total if now.total else None
         words = {"generate": "answering", "train": "training", "resume": "training", "load": "loading"}
         words |= {"judge": "measuring a reward model", "score": "scoring"}
+        words |= {"export": "exporting", "take_in": "importing"}
         text = words.get(job.kind, job.kind)
         if now.run:
             text = f"training {self.store.run(now.run).called}"

@@ -243,9 +243,14 @@ class EngineClient:
         """
         return self._ask("judge", {"adapter": adapter, "sampling": sampling.model_dump()})
 
-    def export(self, adapter: str, dest: str | os.PathLike[str], *, force: bool = False) -> Job:
-        """Write an adapter to a folder other programs load → what was written."""
-        return self._ask("export", {"adapter": adapter, "dest": str(Path(dest).absolute()), "force": force})
+    def export(self, adapter: str, dest: str | os.PathLike[str], *, form: str = "peft", force: bool = False) -> Job:
+        """Write an adapter to a folder or .zip file that other programs load, checked → what was written and found."""
+        where = str(Path(dest).absolute())
+        return self._ask("export", {"adapter": adapter, "dest": where, "force": force, "form": form})
+
+    def take_in(self, source: str, role: str, name: str = "") -> Job:
+        """Take in an adapter made elsewhere as `sft`, `policy` or `reward` → {"name", "stage", "layers", "remarks"}."""
+        return self._ask("take_in", {"source": source, "role": role, "name": name})
 
     def describe(self) -> Job:
         """Ask what is in memory: base, adapters, bytes; {} before the base is. Waits for no other job."""

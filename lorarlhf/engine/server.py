@@ -35,7 +35,6 @@ from lorarlhf.engine.requests import (
     send,
 )
 from lorarlhf.errors import LoraRlhfError
-from lorarlhf.library import read_saved
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings
 from lorarlhf.workspace import Workspace
 
@@ -208,13 +207,25 @@ class Server:
 
         return judge(self.engine, adapter, SamplingSettings.parse(sampling), on_judged=on_judged)
 
-    def do_export(self, adapter: str, dest: str, force: bool) -> dict[str, Any]:
-        from lorarlhf.export.peft_format import export_peft
+    def do_export(self, adapter: str, dest: str, force: bool, form: str) -> dict[str, Any]:
+        from lorarlhf.engine.exports import export_adapter
 
-        saved = read_saved(self.workspace.adapters_dir / adapter)
-        here = self._memory.get("base", {}).get("fingerprint") == saved.card["base"]["fingerprint"]
-        folder = self.engine.base.folder if here else None
-        return export_peft(saved, Path(dest), overwrite=force, base_folder=folder)
+        engine, said = self.engine, ""
+
+        def tell(text: str) -> None:
+            nonlocal said
+            self._check()
+            if text != said:
+                said = text
+                self._say(self._job, "progress", {"text": text})
+
+        where = self.workspace, engine.store, self.load_settings
+        return export_adapter(*where, adapter, Path(dest), form, force=force, engine=engine, tell=tell)
+
+    def do_take_in(self, source: str, role: str, name: str) -> dict[str, Any]:
+        from lorarlhf.engine.exports import import_adapter
+
+        return import_adapter(self.workspace, self.engine.store, self.load_settings, source, role, name)
 
 
 class GrowingTexts:

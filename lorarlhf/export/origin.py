@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lorarlhf.base_files import find_files, fingerprint
 from lorarlhf.data.chat import end_of_turn_id
-from lorarlhf.errors import AdapterError, BaseModelError
+from lorarlhf.errors import AdapterError, BaseModelError, ExportError
 from lorarlhf.library import SavedAdapter
 from lorarlhf.settings import LoadSettings
 
@@ -61,6 +63,8 @@ class Origin:
     """Tokenizer files and chat template by name; empty without a folder."""
     end: tuple[int, str] | None
     """The token that ends an answer."""
+    licence: str = ""
+    """What the base's own card calls its licence; empty where none is at hand."""
 
     @property
     def on_hub(self) -> bool:
@@ -87,22 +91,52 @@ def origin_of(saved: SavedAdapter, base_folder: Path | None = None) -> Origin:
     if folder is not None:
         config = _check_base(saved, folder, bits)
         files, end = _tokenizer(folder)
-    return Origin(name, revision, bits, str(made_on.get("architecture", "")), folder, config, files, end)
+    licence = "apache-2.0" if name == "starter" else _licence(folder)
+    return Origin(name, revision, bits, str(made_on.get("architecture", "")), folder, config, files, end, licence)
+
+
+def load_of(saved: SavedAdapter, near: LoadSettings, base: str = "") -> LoadSettings:
+    """Say how to load the base an adapter was made on, with as many bits; other settings are those of `near`.
+
+    A folder has no name that finds it again: it is `base`, or the one `near` names. Raises `ExportError` where
+    neither is.
+    """
+    made_on = saved.card["base"]
+    name, revision = str(made_on["name"]), str(made_on.get("revision", ""))
+    changes: dict[str, Any] = {"base": base, "revision": "", "bits": int(made_on.get("bits", 4))}
+    beside = Path(near.base).expanduser()
+    if not base and (name == "starter" or revision):
+        changes |= {"base": name, "revision": revision}
+    elif not base and beside.is_dir() and beside.resolve().name == name:
+        changes["base"] = near.base
+    elif not base:
+        raise ExportError(
+            f"adapter {saved.name} was made on {name}, a folder that is not at hand, and without it nothing can be "
+            "checked; pass it with --base FOLDER, or load it as the base"
+        )
+    return near.model_copy(update=changes)
+
+
+def skeleton_of(origin: Origin) -> Any:
+    """Make the base without weights, from its config; None where that takes its files or its own code."""
+    if origin.folder is None or "auto_map" in origin.config:
+        return None
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(origin.folder))
 
 
 def kept_16bit(origin: Origin) -> list[str]:
     """Name the layers our loader did not quantise, from the shapes alone."""
     if origin.bits == 16:
         return []
-    if origin.folder is None or "auto_map" in origin.config:
+    skeleton = skeleton_of(origin)
+    if skeleton is None:
         return list(HEAD_ONLY)
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from lorarlhf.base_weights import layers_kept_16bit
 
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(origin.folder))
     return list(layers_kept_16bit(skeleton, origin.bits))
 
 
@@ -169,6 +203,17 @@ def _folder(name: str, revision: str) -> Path | None:
     except (OSError, ValueError):  # not in the cache; the export then says less
         return None
     return folder if (folder / "config.json").is_file() else None
+
+
+def _licence(folder: Path | None) -> str:
+    """Read the licence from the front matter of the base's own card."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8") if folder else ""
+        head = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return ""
+    found = head.get("license", "") if isinstance(head, dict) else ""
+    return found if isinstance(found, str) else ""
 
 
 def _check_base(saved: SavedAdapter, folder: Path, bits: int) -> dict[str, Any]:

@@ -5,17 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lorarlhf.export.origin import Origin
+from lorarlhf.export.readme_gguf import loading as gguf_loading
+
+if TYPE_CHECKING:
+    from lorarlhf.export.exporting import Check
 
 STAGES = {
     "sft": "a LoRA adapter, made by supervised fine-tuning on demonstrations",
     "reward": "a reward model: a LoRA adapter with a scalar head that predicts which answer a person prefers",
     "ppo": "a policy: a LoRA adapter, made by PPO against a reward model",
 }
+
+USES = {
+    "reward": "Intended use: telling which of two answers to a prompt its rater would prefer, for prompts like those "
+    "it learned from. Scores say nothing about truth or safety, and answers that were optimised against it for long "
+    "score higher than they deserve.",
+    "": "Intended use: answering in the way its rater prefers, prompts like those it learned from. It knows what its "
+    "base knows and no more, it was not examined for safety, and it may be wrong with confidence.",
+}
+"""Stage → what an adapter is for; the empty stage is any other."""
 
 _HEADER = """\
 import torch
@@ -55,8 +68,19 @@ for module in model.modules():
         module.support_avx512bf16_for_cpu = False
 """
 
-_POLICY = """\
+_MERGED = """\
+import torch
+from transformers import {model_class}, AutoTokenizer
+
+ADAPTER = {folder}  # this folder, adapter and base in one
+model = {model_class}.from_pretrained(ADAPTER, dtype="auto", device_map="auto").eval()
+"""
+
+_HUNG = """\
 model = PeftModel.from_pretrained(model, ADAPTER).eval()
+"""
+
+_POLICY = """\
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 
 
@@ -83,10 +107,13 @@ def answer(messages):
 print(answer([{{"role": "user", "content": "Hello!"}}]))
 """
 
-_REWARD = """\
+_HUNG_SCORE = """\
 # transformers calls score.weight newly initialised: the adapter brings it, in fp32 whatever the base computes in.
 model.score.float().register_forward_pre_hook(lambda layer, inputs: (inputs[0].float(),))
 model = PeftModel.from_pretrained(model, ADAPTER).eval()
+"""
+
+_REWARD = """\
 model.config.get_text_config().pad_token_id = None  # read the score at the last token, one row at a time
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 END = {end}
@@ -127,34 +154,86 @@ class Export:
     kept_16bit: tuple[str, ...]
     offset: float | None
     """The bias of a reward model's head; None for adapters without a head."""
+    form: str = "peft"
+    checks: tuple[Check, ...] = ()
+    """How the exported files were checked."""
 
 
 def write_readme(export: Export) -> str:
     """Write the whole card, front matter first."""
     card, origin = export.card, export.origin
     stage = str(card.get("stage", ""))
+    what = STAGES.get(stage, "a LoRA adapter")
+    whole = "The base is merged into these files" if export.form == "merged" else "It works only on the base below"
     parts = [
         _front_matter(export, stage),
         f"# {export.name}\n",
-        f"This is {STAGES.get(stage, 'a LoRA adapter')}. It was made with lorarlhf and works only on the base below.\n",
+        f"This is {what}. It was made with lorarlhf. {whole}.\n",
+        f"{USES.get(stage, USES[''])}\n",
         "## Base\n",
         _table(_base_rows(export)),
         f"{_licence(origin)}\n",
-        "## Load it\n",
-        f"With `pip install torch transformers peft accelerate bitsandbytes`{_where(origin)}:\n",
-        f"```python\n{snippet(export)}```\n",
+        *_loading(export),
     ]
     if export.offset is not None:
         end = f" (`{origin.end[1]}`)" if origin.end else ""
         parts.append(_BATCHES.format(end=end, offset=export.offset))
-    parts += ["## How it was made\n", _made(card), _section("Metrics", _numbers(card.get("metrics", {})))]
+    parts += [_checks(export), "## How it was made\n", _made(card)]
+    parts.append(_section("Metrics", _numbers(card.get("metrics", {}))))
     parts.append(_section("Settings", card.get("settings", {}).items()))
     parts.append("`card.json` says the same for programs, and names every row of data by its id.\n")
     return "\n".join(part for part in parts if part)
 
 
+def _loading(export: Export) -> list[str]:
+    """Write how the files are put to use."""
+    if export.form == "gguf":
+        return ["## Load it\n", gguf_loading(export.origin, export.name)]
+    packages = "torch transformers accelerate" + (" peft bitsandbytes" if export.form == "peft" else "")
+    where = _where(export.origin) if export.form == "peft" else ", from the folder that holds this one"
+    return ["## Load it\n", f"With `pip install {packages}`{where}:\n", f"```python\n{snippet(export)}```\n"]
+
+
+def _checks(export: Export) -> str:
+    """Write what was found when the files were read back."""
+    if not export.checks:
+        return ""
+    lines = [
+        "## Checked\n",
+        "Before this export was called done, a fresh process read it back with plain transformers"
+        f"{'' if export.form == 'merged' else ' and peft' if export.form == 'peft' else ' and the gguf package'}:\n",
+    ]
+    lines += [f"- {check.first} against {check.second}: {check.words}{_told(check)}" for check in export.checks]
+    return "\n".join(lines) + "\n"
+
+
+def _told(check: Check) -> str:
+    found = check.agreement
+    if found.kl is None or found.top1 is None:
+        return f"; they order {found.order:.0%} of the answers alike"
+    return f"; KL {found.kl:.2g} nats a token, the same likeliest token {found.top1:.1%} of the time"
+
+
 def snippet(export: Export) -> str:
-    """Write the lines that load the adapter with plain peft and transformers."""
+    """Write the lines that load the export with plain transformers, and peft where it is an adapter."""
+    origin, reward = export.origin, export.offset is not None
+    settings = export.card.get("settings", {})
+    kind = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
+    if export.form == "merged":
+        header = _MERGED.format(model_class=kind, folder=json.dumps(export.folder))
+    else:
+        header = _adapter_header(export, kind) + (_HUNG_SCORE if reward else _HUNG)
+    return header + (_REWARD if reward else _POLICY).format(
+        tokenizer="ADAPTER" if origin.tokenizer else _base_tokenizer(origin),
+        end=f"{origin.end[0]}" if origin.end else "tokenizer.eos_token_id",
+        offset=export.offset,
+        max_new_tokens=settings.get("max_new_tokens", 256),
+        temperature=settings.get("temperature", 1.0),
+    )
+
+
+def _adapter_header(export: Export, kind: str) -> str:
+    """Write the lines that load the base as it was when the adapter was trained."""
     origin, reward = export.origin, export.offset is not None
     skip = [*export.kept_16bit, *(["score"] if reward else [])]
     arguments = f'    revision="{origin.revision}",\n' if origin.on_hub else ""
@@ -163,22 +242,14 @@ def snippet(export: Export) -> str:
     if own:
         arguments += (_FOUR_BIT if origin.bits == 4 else _EIGHT_BIT).format(skip=_quoted(skip))
     header = _HEADER.format(
-        model_class="AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM",
+        model_class=kind,
         quantisation_class=", BitsAndBytesConfig" if own else "",
         starter_import="from lorarlhf.starter import MODEL_DIR\n" if origin.name == "starter" else "",
         base_line=_base_line(origin),
         folder=json.dumps(export.folder),
         load_arguments=arguments,
     )
-    settings = export.card.get("settings", {})
-    tail = (_REWARD if reward else _POLICY).format(
-        tokenizer="ADAPTER" if origin.tokenizer else _base_tokenizer(origin),
-        end=f"{origin.end[0]}" if origin.end else "tokenizer.eos_token_id",
-        offset=export.offset,
-        max_new_tokens=settings.get("max_new_tokens", 256),
-        temperature=settings.get("temperature", 1.0),
-    )
-    return header + (_UNPACKED if origin.bits == 4 else "") + tail
+    return header + (_UNPACKED if origin.bits == 4 else "")
 
 
 def _base_line(origin: Origin) -> str:
@@ -208,12 +279,15 @@ def _front_matter(export: Export, stage: str) -> str:
     kind = {"reward": "reward-model", "sft": "sft", "ppo": "ppo"}.get(stage)
     fields: dict[str, Any] = {
         "base_model": origin.name,
-        "library_name": "peft",
+        "library_name": {"peft": "peft", "merged": "transformers", "gguf": "gguf"}[export.form],
         "pipeline_tag": "text-generation" if export.offset is None else "text-classification",
-        "tags": ["lora", "rlhf", "lorarlhf", *([kind] if kind else []), f"base_model:adapter:{origin.name}"],
+        "base_model_relation": "finetune" if export.form == "merged" else "adapter",
+        "tags": ["lora", "rlhf", "lorarlhf", *([kind] if kind else [])],
     }
-    if origin.name == "starter":
-        fields["license"] = "apache-2.0"
+    if export.form != "merged":
+        fields["tags"].append(f"base_model:adapter:{origin.name}")
+    if origin.licence:
+        fields["license"] = origin.licence
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
 
 
@@ -233,6 +307,8 @@ def _licence(origin: Origin) -> str:
     if origin.name == "starter":
         return "The starter base is under the licence of lorarlhf, Apache-2.0."
     place = f"https://huggingface.co/{origin.name}" if origin.on_hub else "the base's own folder"
+    if origin.licence:
+        return f"The base says it is under `{origin.licence}`, which goes for what is built on it too: see {place}."
     return f"The base's licence goes for what is built on it, this adapter included: see {place} before you share it."
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorarlhf.errors import AdapterError, StoreError
+from lorarlhf.engine.client import Job
+from lorarlhf.errors import AdapterError
 from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
 from lorarlhf.ui.desk import Desk
 
@@ -137,18 +136,35 @@ def _runs_on(desk: Desk, name: str) -> list[str]:
     ]
 
 
-def export_zip(desk: Desk, name: str) -> Path:
-    """Write an adapter as a zip that plain peft loads, into the workspace's exports; return the file.
+@dataclass(frozen=True)
+class Exported:
+    """What an export left behind."""
 
-    The engine writes it as soon as the jobs before it are done. An earlier zip of that name is replaced as a whole.
+    path: Path
+    """A zip to download; of a merged model the folder, which is too large for one."""
+    check: str
+    """How it was found to say the same as the adapter, in words."""
+
+
+def begin_export(desk: Desk, name: str, form: str = "peft") -> Job:
+    """Ask the engine to write an adapter into the workspace's exports; an earlier one of that name is replaced.
+
+    It is written as soon as the jobs before it are done, and kept only if it says what the adapter says.
     """
-    exports = desk.workspace.exports_dir
-    try:
-        exports.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".zip-", dir=exports) as aside:
-            desk.engine.export(name, Path(aside) / name).result()
-            made = shutil.make_archive(str(Path(aside) / "archive"), "zip", root_dir=aside, base_dir=name)
-            os.replace(made, exports / f"{name}.zip")
-    except OSError as error:
-        raise StoreError(f"{exports} cannot be written: {error.strerror or error}; is the disk full?") from None
-    return exports / f"{name}.zip"
+    target = name if form == "peft" else f"{name}-{form}"
+    dest = desk.workspace.exports_dir / (target if form == "merged" else f"{target}.zip")
+    return desk.engine.export(name, dest, form=form, force=True)
+
+
+def finished_export(job: Job) -> Exported:
+    """Wait for an export; raise the `LoraRlhfError` that kept it from being made."""
+    result = job.result()
+    return Exported(Path(result.get("file") or result["folder"]), result["check"])
+
+
+def take_in(desk: Desk, folder: str, role: str, name: str) -> dict[str, Any]:
+    """Take in an adapter that another program wrote to a folder → its name and remarks."""
+    if not folder.strip():
+        raise AdapterError("name the folder that holds the adapter, or its Hub id")
+    result: dict[str, Any] = desk.engine.take_in(folder.strip(), role, name.strip()).result()
+    return result

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from lorarlhf.library import BARE, SavedAdapter
-from lorarlhf.ui.models.shelf import ROLES, Row, base_name, measured
+from lorarlhf.ui.models.shelf import ROLES, Exported, Row, base_name, measured
 
 COLUMNS = ("Adapter", "Made by", "Base", "From", "Learned from", "Result", "Made on")
 TITLE = "<h3>Adapters</h3>"
@@ -43,6 +43,18 @@ def _row_html(row: Row) -> str:
     return f"<tr class='{'' if row['fits'] else 'other'}'>{inside}</tr>"
 
 
+def exported_html(link: str, exported: Exported) -> str:
+    """Write the link to an export, or where its folder is, and how it was checked."""
+    place = f"<p role='status'>Written to {escape(str(exported.path))}</p>" if exported.path.is_dir() else link
+    return f"{place}<p class='subdued'>Read back in a fresh process: {escape(exported.check)}.</p>"
+
+
+def taken_in_html(result: dict[str, Any]) -> str:
+    """Say what an adapter taken in is called, and what is to be known about it."""
+    remarks = "".join(f"<p>Note: {escape(text)}.</p>" for text in result["remarks"])
+    return f"<p role='status'>Imported as <b>{escape(result['name'])}</b>.</p>{remarks}"
+
+
 def card_html(adapter: SavedAdapter | None) -> str:
     """Write everything an adapter's card says."""
     if adapter is None:
@@ -52,6 +64,7 @@ def card_html(adapter: SavedAdapter | None) -> str:
     facts = {
         "Made by": ROLES.get(adapter.stage, adapter.stage),
         "Run": card.get("run", ""),
+        "Imported from": str(card.get("imported", {}).get("from", "")),
         "Made on": str(card.get("created", ""))[:16].replace("T", " "),
         "Base": f"{base_name(str(base['name']))}, {base.get('bits', '?')} bit"
         + (f", revision {base['revision']}" if base.get("revision") else ""),

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.export import FORMATS
 from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import LoadSettings
@@ -16,9 +17,11 @@ from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain
 from lorarlhf.ui.models import shelf
 from lorarlhf.ui.models.memory import memory_html
-from lorarlhf.ui.models.shelf_html import card_html, table_html
+from lorarlhf.ui.models.shelf_html import card_html, exported_html, table_html, taken_in_html
 
 LOOKS = "models-panel"
+IMPORT_AS = [("policy", "policy"), ("SFT", "sft"), ("reward model", "reward")]
+"""What an adapter made elsewhere is taken in as."""
 KNOBS = ("base", "bits", "device", "compute", "revision", "trust_remote_code")
 NO_PRESET = "none"
 REMOTE_CODE = (
@@ -126,7 +129,10 @@ def _adapters(desk: Desk) -> None:
             new = gr.Textbox(label="Name", max_lines=1, max_length=64, scale=1, min_width=180, elem_id="new-name")
             rename = gr.Button("Rename", scale=0, min_width=110, elem_id="rename")
             delete = gr.Button("Delete …", variant="stop", scale=0, min_width=110, elem_id="delete")
-            export = gr.Button("Export as zip", variant="primary", scale=0, min_width=150, elem_id="export")
+        with gr.Row(elem_classes="bottom"):
+            forms = [(f"{name}: {words}", name) for name, words in FORMATS.items()]
+            form = gr.Dropdown(forms, value="peft", label="Export as", scale=1, min_width=180, elem_id="export-form")
+            export = gr.Button("Export", variant="primary", scale=0, min_width=150, elem_id="export")
         with gr.Column(visible=False, elem_id="sure-delete") as sure:
             warning = plain(LOOKS)
             with gr.Row():
@@ -169,21 +175,49 @@ def _adapters(desk: Desk) -> None:
     delete.click(ask, chosen, [sure, warning], **QUIET)
     yes.click(deleted, chosen, shown, **UNSEEN)
     no.click(lambda: gr.update(visible=False), None, sure, **QUIET)
-    _export(desk, export, chosen, link)
+    _export(desk, export, [chosen, form], link)
+    _import(desk, shown, show)
 
 
-def _export(desk: Desk, button: gr.Button, chosen: gr.State, link: gr.HTML) -> None:
-    def exported(name: str) -> Iterator[tuple[Any, str]]:
+def _export(desk: Desk, button: gr.Button, asked: list[Any], link: gr.HTML) -> None:
+    def exported(name: str, form: str) -> Iterator[tuple[Any, str]]:
         busy = [job for job in desk.engine.jobs if job.kind in ("train", "resume")]
         when = "The engine is training; the export comes right after." if busy else "Exporting …"
         yield gr.update(interactive=False), f"<p role='status'>{when}</p>"
+        job = shelf.begin_export(desk, name, form)
+        for now in job.updates():
+            if now.text:
+                yield gr.skip(), f"<p role='status'>Exporting: {escape(now.text)} …</p>"
         try:
-            yield gr.update(interactive=True), link_html(shelf.export_zip(desk, name))
+            done = shelf.finished_export(job)
+            yield gr.update(interactive=True), exported_html(link_html(done.path), done)
         except LoraRlhfError as error:
             gr.Warning(escape(str(error)))
-            yield gr.update(interactive=True), ""
+            yield gr.update(interactive=True), f"<p role='status'>Not exported: {escape(str(error))}</p>"
 
-    button.click(exported, chosen, [button, link], **UNSEEN)
+    button.click(exported, asked, [button, link], **UNSEEN)
+
+
+def _import(desk: Desk, shown: list[Any], show: Callable[[str], list[Any]]) -> None:
+    with gr.Accordion("Import an adapter made elsewhere", open=False, elem_id="import-adapter"):
+        with gr.Row(elem_classes="bottom"):
+            folder = gr.Textbox(
+                label="Folder or Hub id", info="A LoRA adapter that peft saved, on this base", max_lines=1, scale=3
+            )
+            role = gr.Dropdown(IMPORT_AS, value="policy", label="As", scale=1, min_width=150)
+            name = gr.Textbox(label="Name", placeholder="the next free one", max_lines=1, max_length=64, scale=1)
+            button = gr.Button("Import", scale=0, min_width=110, elem_id="import-button")
+        told = plain(LOOKS, elem_id="imported")
+
+    def taken_in(folder: str, role: str, name: str) -> list[Any]:
+        try:
+            result = shelf.take_in(desk, folder or "", role, name or "")
+        except LoraRlhfError as error:
+            gr.Warning(escape(str(error)))
+            return [*[gr.skip()] * len(shown), f"<p role='status'>Not imported: {escape(str(error))}</p>"]
+        return [*show(result["name"]), taken_in_html(result)]
+
+    button.click(taken_in, [folder, role, name], [*shown, told], **UNSEEN)
 
 
 def sure_html(name: str, consequences: list[str]) -> str:
