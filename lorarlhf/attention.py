@@ -214,4 +214,5 @@ def _probabilities(grouped: Tensor, keys: Tensor, blocked: Tensor | None, scalin
         rows, heads, asking, _ = shape
         # Finite: a row of padding that may look at nothing must not become NaN.
         scores.view(rows, heads, asking, -1).masked_fill_(blocked, torch.finfo(torch.float32).min)
-    return scores.softmax(-1).to(grouped.dtype)
+    scores = scores.softmax(-1)  # lets go of what it was made of
+    return scores.to(grouped.dtype)

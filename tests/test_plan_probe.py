@@ -108,8 +108,10 @@ def test_the_peak_of_a_whole_run_is_within_a_tenth(engine: Engine, stage: str, s
 def test_ppo_plans_with_the_ranks_of_its_parents(engine: Engine) -> None:
     train(engine, "sft", SFTSettings.parse({**SFT.model_dump(), "rank": 2}))
     train(engine, "reward", RewardSettings.parse({**REWARD.model_dump(), "rank": 6, "parent": "base"}))
-    demand = plan(engine, "ppo", PPO, probing=False).work.demand
-    assert (demand.trained, demand.frozen, demand.heads) == ((2, 6), (2, 6), 2)
+    for critic, trained in (("head", (2,)), ("adapter", (2, 6))):
+        settings = PPOSettings.parse({**PPO.model_dump(), "critic": critic})
+        demand = plan(engine, "ppo", settings, probing=False).work.demand
+        assert (demand.trained, demand.frozen, demand.heads) == (trained, (2, 6), 2)
 
 
 def test_the_client_plans_through_the_pipe(engine: Engine) -> None:

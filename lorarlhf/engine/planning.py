@@ -104,7 +104,9 @@ def _roles(engine: Engine, stage: str, settings: Settings) -> tuple[Roles, tuple
     notes = () if "reward" in ranks else ("no reward model yet: one of the same rank was assumed",)
     judge = ranks.get("reward", settings.rank)
     frozen = ((ranks["sft"],) if "sft" in ranks else ()) + (judge,)
-    return Roles((policy, judge), frozen, heads=2), notes
+    assert isinstance(settings, PPOSettings)
+    learning = (policy, judge) if settings.critic == "adapter" else (policy,)
+    return Roles(learning, frozen, heads=2), notes
 
 
 def _rank(engine: Engine, name: str) -> int:

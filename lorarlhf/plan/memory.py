@@ -1,8 +1,9 @@
 """Count the bytes of every part of a stage, in each of its phases, from shapes and settings. Knows nothing of torch.
 
 What a backward pass keeps was read off the tensors that were alive at the peak (`benchmarks/plan_check.py` compares
-the sums): per layer and token the inputs of the normalisations and of the adapters in fp32, what attention and the
-activation function keep in the format of the computation, one row of the attention mask, and `rank` numbers per matrix.
+the sums): per layer and token the inputs of the normalisations in fp32, and in the format of the computation those of
+the adapters (once for all that read the same), what attention and the activation function keep, and `rank` numbers per
+matrix.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ HEAP_BYTES = 96 * 2**20
 """What glibc keeps back between the tensors of a pass, where no probe measured it: 44 to 105 MB were seen."""
 KERNELS_BYTES, KERNELS_MOST = 2_500_000, 85_000_000
 """What oneDNN keeps on a CPU in bf16 for every new size of a pass, and for all of them: its cache has 1,024 places."""
-LOGITS_CHUNK = 2**24
-"""Numbers in the chunk of logits that is held at a time (a test compares it with `lorarlhf.algo.logprobs`)."""
+LOGITS_CHUNK, LOGITS_ROWS = {"cpu": 2**22, "other": 2**24}, 64
+"""Numbers in the chunk of logits that is held at a time, and rows at least (a test compares both with the code)."""
+SHORT = 200
+"""Tokens up to which attention is computed as plain products on a processor in bf16 (a test compares it too)."""
+UNPACKED_MOST = 2**30
+"""Bytes of a base unpacked while a processor draws answers, at most (a test compares it too)."""
 FP32 = 4
-LEARN_LOGIT, SCORE_LOGIT = 20, 12
-"""Bytes per logit of a chunk at the peak of a backward pass and of a pass without gradient: five and three in fp32."""
 CHOOSE_LOGIT, NUCLEUS_LOGIT = 20, 32
 """Bytes per logit while a token is drawn, without and with top_p: probabilities, and their fp64 cumulative sum."""
 
@@ -51,6 +54,8 @@ class Load:
     """Bytes of an unquantised number: bf16 2, fp32 4."""
     device: str = "cuda"
     """`cpu`, or the kind of card."""
+    packs: bool = True
+    """Whether rows go through it one behind the other, without padding."""
 
 
 class Pass(NamedTuple):
@@ -58,15 +63,21 @@ class Pass(NamedTuple):
 
     rows: int
     width: int
-    """Tokens of the longest row, to which the others are padded."""
+    """Tokens of the longest row."""
     answers: int
     """Answer tokens of all rows: the ones that need logits; 0 where only a head is read."""
-    padded: bool = True
+    packed: int = 0
+    """Tokens of all rows where they stand one behind the other; 0 where they are padded to the longest."""
 
     @property
     def tokens(self) -> int:
         """Count the tokens that are computed."""
-        return self.rows * self.width
+        return self.packed or self.rows * self.width
+
+    @property
+    def masked(self) -> bool:
+        """Tell whether attention needs a mask of its own."""
+        return self.rows > 1 and not self.packed
 
 
 class Drawing(NamedTuple):
@@ -107,6 +118,8 @@ class Demand:
     several: bool = True
     """Whether a step has more than one pass, so that gradients are there while activations are at their peak."""
     checkpointing: bool = False
+    states: int = 0
+    """Hidden states that a critic keeps of a batch."""
     keeps_best: bool = True
     writes: bool = True
     """Whether checkpoints are written on the way."""
@@ -146,9 +159,11 @@ def phases(
         runtime = PROCESS_BYTES if host else CONTEXT_BYTES
     # The best adapter is kept where the program lives, not on a card.
     best = trained[0] if host and demand.keeps_best else 0
+    # A critic's head is 256 units wide, with two moments and a gradient; the states it reads are on the CPU.
+    critic = (4 * FP32 * 256 * shape.hidden + load.item * demand.states * shape.hidden * host) * (demand.states > 0)
     always: Parts = dict.fromkeys(PARTS, 0.0) | {
         "base": resident_bytes(shape, load.bits, load.item),
-        "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1),
+        "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1) + critic,
         "optimizer": 2 * state,
         "copies": best,
         "heap": ((HEAP_BYTES if heap is None else heap) + _kernels(load, demand)) * host,
@@ -230,20 +245,24 @@ def learn_bytes(load: Load, p: Pass, rank: int, targets: str = "all-linear", che
     shape, item = load.shape, load.item
     stream = shape.hidden * item
     layer = _kept(load, p, rank, targets)
-    # Backward holds six times the stream at the last norm, later two gradients as wide as the feed-forward part: the
-    # adapter's in fp32, and the matrix's.
+    # Backward holds six times the stream at the last norm, later two gradients as wide as the feed-forward part, or
+    # the probabilities of attention.
     widest = max(shape.inner, *(m.outputs for m in shape.matrices if m.reads != "attended"))
     norm = 6 * FP32 * shape.hidden * p.tokens
-    wide = (FP32 * shape.hidden + (FP32 + item) * widest) * p.tokens + _dequantised(load)
+    wide = (FP32 * shape.hidden + (FP32 if load.bits == 8 else item) * widest + item * widest) * p.tokens
+    # When attention's turn comes, what the feed-forward part of its layer kept has gone.
+    gone = item * (shape.pieces + 1) * shape.inner * p.tokens
+    wide = round(max(wide + _dequantised(load), _attention_moment(load, p, learn=True) - gone))
     if checkpointing:
         # The input of the first norm is the layer's, which is kept anyway, unless the norm has an fp32 copy of it.
         held, waiting = float(shape.layers * stream * p.tokens), layer * p.tokens + wide
         waiting -= stream * p.tokens if item == FP32 or shape.layer_norm else 0
     else:
         held, waiting = (shape.layers * layer - FP32 * shape.hidden) * p.tokens, max(norm, wide)
-    chunk = LEARN_LOGIT * _logits(shape, p)
+    # The slopes of the logits are taken on the way forward: logits, two copies in fp32, their gradient in bf16.
+    chunk = (2 * FP32 + (2 * item if item < FP32 else item)) * _logits(load, p)
     reached = 2 * stream * p.answers + chunk
-    if reached > waiting:  # the logits' own backward comes before that of the layers
+    if reached > waiting:
         return {"activations": held + 2 * stream * p.answers, "logits": chunk}
     return {"activations": held + waiting, "logits": 0.0}
 
@@ -252,26 +271,46 @@ def _kept(load: Load, p: Pass, rank: int, targets: str) -> float:
     """Count the bytes per token that one layer keeps for its backward pass."""
     shape, item = load.shape, load.item
     adapted = shape.adapted(targets)
-    whole = item == FP32  # then an adapter reads its input as it is; else every adapter makes an fp32 copy of its own
     inputs = {m.reads: m.inputs for m in adapted}
-    kept = float(FP32 * (sum(inputs.values()) if whole else sum(m.inputs for m in adapted)))
-    kept += FP32 * rank * len(adapted)
-    if load.bits == 8 and not whole:
+    kept = float(item * (sum(inputs.values()) + rank * len(adapted)))
+    if load.bits == 8 and item < FP32:
+        # PEFT's own layers: every adapter makes an fp32 copy of its input.
+        kept = float(FP32 * (sum(m.inputs for m in adapted) + rank * len(adapted)))
         kept += item * sum({m.reads: m.inputs for m in shape.matrices}.values())
     kept += shape.norms * shape.hidden * (item if shape.layer_norm else FP32)
     kept += FP32 * (shape.queries + shape.keys) * shape.head_norms
-    # Fewer key heads than query heads are repeated before attention.
-    repeated = 2 * (shape.queries if shape.keys < shape.queries else shape.keys)
-    attended = 0 if whole and "attended" in inputs else shape.queries
-    kept += item * (shape.queries + repeated + attended) + FP32 * shape.heads
-    kept += item * p.width * p.padded
+    # Side by side, rows are as long as the longest.
+    area = p.rows * p.width / p.tokens
+    if _short(load, p):
+        kept += item * area * (shape.queries + 2 * shape.keys) + p.width * p.masked
+    else:
+        # Fewer key heads than query heads are repeated; its result is what the next layer reads, unless moved again.
+        repeated = 2 * (shape.queries if shape.keys < shape.queries else shape.keys)
+        attended = shape.queries if "attended" not in inputs or area > 1 else 0
+        kept += area * (item * (shape.queries + repeated + attended) + FP32 * shape.heads)
+        kept += item * p.width * p.masked
     return kept + item * shape.pieces * shape.inner
+
+
+def _short(load: Load, p: Pass) -> bool:
+    """Tell whether attention is computed as plain products."""
+    return load.device == "cpu" and load.item < FP32 and p.width <= SHORT
+
+
+def _attention_moment(load: Load, p: Pass, *, learn: bool) -> float:
+    """Count the probabilities of one layer while plain products are made of them: fp32 twice, and twice in bf16."""
+    if not _short(load, p):
+        return 0.0
+    shape = load.shape
+    per_pair = 2 * FP32 + (2 * load.item if learn else 0)
+    beside = 2 * load.item * (shape.queries + 2 * shape.keys)
+    return float(p.rows * p.width * (shape.heads * p.width * per_pair + beside))
 
 
 def score_bytes(load: Load, p: Pass, targets: str = "all-linear") -> Parts:
     """Count what one forward pass without gradient holds at its peak."""
     stream = load.shape.hidden * load.item
-    chunk = SCORE_LOGIT * _logits(load.shape, p)
+    chunk = (2 * FP32 + load.item) * _logits(load, p)
     through = _through(load, p)
     reached = stream * (p.tokens + p.answers) + chunk
     if reached > through:
@@ -284,17 +323,18 @@ def draw_bytes(load: Load, d: Drawing) -> Parts:
     shape, item = load.shape, load.item
     tokens = d.prompt + d.answer
     full = float(cache_bytes(shape, d.rows, tokens, item))
-    # A layer's cache grows by copying it; on a CPU attention in bf16 also packs keys and values anew.
-    one = shape.keys * d.rows * tokens * item * (2 if load.device == "cpu" and item < FP32 else 1)
+    # A layer's cache grows by copying it.
+    one = shape.keys * d.rows * tokens * item
     per_logit = item + (CHOOSE_LOGIT if d.top_p == 1 else NUCLEUS_LOGIT)
     logits = float(per_logit * d.rows * shape.vocabulary)
-    last = {"cache": full, "activations": max(float(one), _dequantised(load)), "logits": 0.0}
-    chosen = {"cache": full, "activations": 0.0, "logits": logits}
+    unpacked = _unpacked(load)
+    last = {"cache": full, "activations": unpacked + max(float(one), _dequantised(load)), "logits": 0.0}
+    chosen = {"cache": full, "activations": unpacked, "logits": logits}
     read = Pass(d.rows, d.prompt, 0)
     reading = {
         "cache": float(cache_bytes(shape, d.rows, d.prompt, item)),
         # Left-padded rows have positions, and so rotations, of their own.
-        "activations": _through(load, read) + 2 * shape.queries / shape.heads * item * read.tokens,
+        "activations": unpacked + _through(load, read) + 2 * shape.queries / shape.heads * item * read.tokens,
         "logits": 0.0,
     }
     return max((last, chosen, reading), key=lambda parts: sum(parts.values()))
@@ -310,21 +350,22 @@ def _through(load: Load, p: Pass) -> float:
         _projected(load, p, shape.inner, waiting=1)
         if shape.gated and not shape.fused_gate
         else _projected(load, p, shape.inner * (2 if shape.fused_gate else 1), waiting=0),
-        float(shape.inner * item * shape.pieces * p.tokens),
+        float(shape.inner * item * (shape.pieces + one_matrix) * p.tokens),
+        _attention_moment(load, p, learn=False),
     ]
-    per_token = shape.hidden * (4 * item + (FP32 if item < FP32 else 0)) + p.width * p.padded * (1 + item)
+    per_token = shape.hidden * 4 * item + p.width * p.masked * (1 + item)
     if load.bits == 8:  # products of 8-bit numbers are 32 bits wide
         per_token += FP32 * shape.inner + 2 * shape.hidden
     return per_token * p.tokens + max(moments)
 
 
 def _projected(load: Load, p: Pass, width: int, waiting: int) -> float:
-    """Count what a matrix of so many outputs holds: its result, and the adapter's part before and after its scale.
+    """Count what a matrix of so many outputs holds: its result, while the matrix stands unpacked for its product.
 
-    Before that, the matrix stands unpacked for its product.
+    In 8 bits PEFT's layers also hold the adapter's part before and after its scale.
     """
     result = width * load.item * (1 + waiting) * p.tokens
-    return result + max(2.0 * FP32 * width * p.tokens, _dequantised(load))
+    return result + max(2.0 * FP32 * width * p.tokens * (load.bits == 8), _dequantised(load))
 
 
 def _dequantised(load: Load) -> float:
@@ -334,6 +375,15 @@ def _dequantised(load: Load) -> float:
     return float(load.item * max(m.inputs * m.outputs for m in load.shape.matrices))
 
 
-def _logits(shape: Shape, p: Pass) -> float:
+def _unpacked(load: Load) -> float:
+    """Count the bytes of a small base that a processor unpacks to draw answers."""
+    shape = load.shape
+    dense = shape.layers * load.item * sum(m.inputs * m.outputs for m in shape.matrices)
+    return float(dense) if load.device == "cpu" and load.bits == 4 and dense <= UNPACKED_MOST else 0.0
+
+
+def _logits(load: Load, p: Pass) -> float:
     """Count the numbers of the largest chunk of logits."""
-    return float(min(p.answers, max(1, LOGITS_CHUNK // shape.vocabulary)) * shape.vocabulary)
+    size = load.shape.vocabulary
+    rows = max(LOGITS_ROWS, LOGITS_CHUNK["cpu" if load.device == "cpu" else "other"] // size)
+    return float(min(p.answers, rows) * size)

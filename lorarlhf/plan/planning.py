@@ -135,7 +135,7 @@ def make_plan(
     if not isinstance(settings, STAGES[stage]):
         raise SettingsError(f"these are no settings of {stage}; pass {STAGES[stage].__name__}")
     data = data or assumed(stage, settings)
-    roles = roles or default_roles(stage, settings.rank)  # type: ignore[attr-defined]
+    roles = roles or default_roles(stage, settings.rank, getattr(settings, "critic", ""))  # type: ignore[attr-defined]
     plan = _planned(stage, settings, load, available, data, roles, probed, runtime, batch_of)
     said = [*notes, *data.said]
     if stage == "ppo" and not data.drawn:
@@ -163,7 +163,7 @@ def _planned(
     runtime: float | None,
     batch_of: BatchOf | None,
 ) -> Plan:
-    work = work_of(settings, data, roles, batch_of)
+    work = work_of(settings, data, roles, batch_of, padded=not load.packs)
     if probed:
         found = phases(load, work.demand, probed.correction, runtime, probed.heap)
     else:

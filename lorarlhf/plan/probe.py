@@ -64,7 +64,7 @@ class Sizes:
 def load_of(base: Base) -> Load:
     """Describe a loaded base to the formulas."""
     shape = shape_of(base.model.config, str(base.identity["name"]))
-    return Load(shape, base.settings.bits, base.compute_dtype.itemsize, base.device.type)
+    return Load(shape, base.settings.bits, base.compute_dtype.itemsize, base.device.type, base.packs)
 
 
 def probe(
@@ -147,7 +147,7 @@ class _Probe:
             temperature=getattr(self.settings, "temperature", 1.0),
             top_p=getattr(self.settings, "top_p", 1.0),
         )
-        with self._active():
+        with self.studio.bank.drawing(NAME):
             complete(replace(self.base, eos_ids=frozenset()), prompts, settings)
 
     def forget(self) -> None:
@@ -251,7 +251,7 @@ class _Probe:
     def _memory(self) -> tuple[Correction, float | None, dict]:
         """Compare the larger size with the formula."""
         width, answers = self.sizes.width, self.large * self.sizes.answer
-        seen = Pass(self.large, width, answers)
+        seen = Pass(self.large, width, answers, (self.large * width - 1) * self.load.packs)
         rows = max(2, min(self.sizes.rows, 2 * self.large))
         prompt = max(2, width - self.sizes.answer)
         own = sum(p.numel() * p.element_size() for p in self.studio.bank.parameters(NAME))

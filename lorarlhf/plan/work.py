@@ -134,21 +134,23 @@ def assumed(stage: str, settings: Settings) -> Data:
     return Data(train=(example,) * (ASSUMED_ROWS - held), heldout=(example,) * held, said=(said,))
 
 
-def default_roles(stage: str, rank: int) -> Roles:
+def default_roles(stage: str, rank: int, critic: str = "head") -> Roles:
     """Name the adapters a stage has in memory where nothing else is known: all of one rank."""
     if stage == "ppo":
-        return Roles((rank, rank), (rank, rank), heads=2)
+        return Roles((rank,) * (2 if critic == "adapter" else 1), (rank, rank), heads=2)
     return Roles((rank,), heads=int(stage == "reward"))
 
 
-def work_of(settings: Settings, data: Data, roles: Roles, batch_of: BatchOf | None = None) -> Work:
+def work_of(
+    settings: Settings, data: Data, roles: Roles, batch_of: BatchOf | None = None, *, padded: bool = False
+) -> Work:
     """Cut a whole run into passes; `batch_of` chooses the examples of a step as the stage does."""
     assert isinstance(settings, OptimSettings)
-    cut = batch_of or _some
+    cutting = Cutting(batch_of or _some, settings.micro_batch_tokens, padded)
     if isinstance(settings, PPOSettings):
-        return _ppo(settings, data, roles, cut)
+        return _ppo(settings, data, roles, cutting)
     assert isinstance(settings, SFTSettings | RewardSettings)
-    return _supervised(settings, data, roles, cut)
+    return _supervised(settings, data, roles, cutting)
 
 
 def _some(step: int, batch_size: int, length: int, seed: int) -> list[int]:
@@ -156,35 +158,44 @@ def _some(step: int, batch_size: int, length: int, seed: int) -> list[int]:
     return random.Random(seed * 1_000_003 + step).sample(range(length), size)
 
 
-def passes(rows: Sequence[Length], budget: int, *, logits: bool) -> list[Pass]:
-    """Cut rows into micro-batches as the stages do."""
-    lengths = [row.total for row in rows]
-    found = []
-    for group in micro_batches(lengths, budget):
-        answers = sum(rows[i].answer for i in group) if logits else 0
-        found.append(Pass(len(group), lengths[group[0]], answers, len({lengths[i] for i in group}) > 1))
-    return found
+class Cutting(NamedTuple):
+    """How rows become steps and passes."""
+
+    batch_of: BatchOf
+    budget: int
+    """Tokens of a pass."""
+    padded: bool = False
+    """Whether rows of a pass are padded to the longest."""
+
+    def passes(self, rows: Sequence[Length], *, logits: bool) -> list[Pass]:
+        """Cut rows into micro-batches as the stages do."""
+        groups = micro_batches([row.total for row in rows], self.budget, padded=self.padded)
+        return [self._pass([rows[i] for i in group], logits=logits) for group in groups]
+
+    def pair_passes(self, pairs: Sequence[Example]) -> list[Pass]:
+        """Cut pairs into micro-batches: both answers of a pair share one."""
+        lengths = [[row.total for row in pair] for pair in pairs]
+        sizes = [2 * max(both) if self.padded else sum(both) for both in lengths]
+        groups = micro_batches(sizes, self.budget, padded=self.padded)
+        return [self._pass([row for i in group for row in pairs[i]], logits=False) for group in groups]
+
+    def _pass(self, rows: Sequence[Length], *, logits: bool) -> Pass:
+        lengths = [row.total for row in rows]
+        answers = sum(row.answer for row in rows) if logits else 0
+        return Pass(len(rows), max(lengths), answers, 0 if self.padded else sum(lengths))
 
 
-def _pair_passes(pairs: Sequence[Example], budget: int) -> list[Pass]:
-    """Cut pairs into micro-batches: both answers of a pair share one."""
-    widths = [max(row.total for row in pair) for pair in pairs]
-    groups = micro_batches([2 * width for width in widths], budget)
-    return [Pass(2 * len(g), widths[g[0]], 0, len({row.total for i in g for row in pairs[i]}) > 1) for g in groups]
-
-
-def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles, cut: BatchOf) -> Work:
+def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     s, pairs = settings, isinstance(settings, RewardSettings)
-    budget = s.micro_batch_tokens
     steps = steps_of(s.epochs, s.batch_size, max(1, round(data.share * len(data.train))))
     sampled = min(steps, SIMULATED)
     per_step = []
     for step in range(sampled):
-        chosen = [data.train[i] for i in cut(step, s.batch_size, len(data.train), s.seed)]
+        chosen = [data.train[i] for i in cut.batch_of(step, s.batch_size, len(data.train), s.seed)]
         rows = [row for example in chosen for row in example]
-        per_step.append(_pair_passes(chosen, budget) if pairs else passes(rows, budget, logits=True))
+        per_step.append(cut.pair_passes(chosen) if pairs else cut.passes(rows, logits=True))
     every = [p for found in per_step for p in found]
-    held = passes([row for example in data.heldout for row in example], budget, logits=not pairs)
+    held = cut.passes([row for example in data.heldout for row in example], logits=not pairs)
     measured = scoring(held).repeated(data.share)
     efforts = {
         "learn": learning(every).repeated(steps / sampled).plus(Effort(updates=steps)),
@@ -193,7 +204,7 @@ def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles
     }
     scored = list(held)
     if pairs and isinstance(s, RewardSettings) and s.center:
-        anchors = passes([pair[0] for pair in data.train][: data.anchors or None], budget, logits=False)
+        anchors = cut.passes([pair[0] for pair in data.train][: data.anchors or None], logits=False)
         times = 1.0 if data.anchors else data.share
         efforts["measure"] = efforts["measure"].plus(scoring(anchors).repeated(times))
         scored += anchors
@@ -225,7 +236,7 @@ def _writes(steps: int, every: int) -> int:
 # -- PPO ------------------------------------------------------------------------------------------------------
 
 
-def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: BatchOf) -> Work:
+def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     prompts = [row for (row,) in data.train]
     held = [row for (row,) in (data.heldout or data.train)][: s.eval_prompts]
     sampled = min(s.steps, SIMULATED)
@@ -237,24 +248,26 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: BatchOf) -> Work:
     several = False
     for step in range(sampled):
         many = s.batch_size <= len(prompts)
-        order = cut(step, s.batch_size, len(prompts), s.seed) if many else range(s.batch_size)
+        order = cut.batch_of(step, s.batch_size, len(prompts), s.seed) if many else range(s.batch_size)
         asked = [prompts[i % len(prompts)] for i in order]
         rows = [answered(row, s.max_new_tokens) for row in asked]
         drawings += _drawings(rows, s)
-        full = passes(rows, s.micro_batch_tokens, logits=True)
+        full = cut.passes(rows, logits=True)
         scored += full
-        part = passes(rows[: len(rows) // s.mini_batches], s.micro_batch_tokens, logits=True)
+        part = cut.passes(rows[: len(rows) // s.mini_batches], logits=True)
         several = several or len(part) > 1
-        longest += [(p, 0) for p in part] + [(p._replace(answers=0), len(roles.trained) - 1) for p in part]
+        longest += [(p, 0) for p in part]
+        if s.critic == "adapter":
+            longest += [(p._replace(answers=0), len(roles.trained) - 1) for p in part]
         lived = [answered(row, _lived(data, s, rng)) for row in asked]
         draw = draw.plus(_draw_effort(lived, s))
-        score = score.plus(_score_effort(lived, s))
-        learn = learn.plus(_learn_effort(lived, s, warming=step < s.value_warmup_steps))
+        score = score.plus(_score_effort(lived, s, cut))
+        learn = learn.plus(_learn_effort(lived, s, cut, warming=step < s.value_warmup_steps))
     times = s.steps / sampled
     if times > 1:  # warm-up comes once
-        learn = _beyond_warmup(learn, [answered(row, _lived(data, s, rng)) for row in prompts], s, sampled)
+        learn = _beyond_warmup(learn, [answered(row, _lived(data, s, rng)) for row in prompts], s, cut, sampled)
     judged = [answered(row, _lived(data, s, rng)) for row in held]
-    evaluation = _draw_effort(judged, s).plus(_score_effort(judged, s))
+    evaluation = _draw_effort(judged, s).plus(_score_effort(judged, s, cut))
     drawings += _drawings([answered(row, s.max_new_tokens) for row in held], s)
     demand = Demand(
         trained=roles.trained,
@@ -266,6 +279,7 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: BatchOf) -> Work:
         draw=tuple(dict.fromkeys(drawings)),
         several=several,
         checkpointing=s.gradient_checkpointing,
+        states=s.batch_size * s.max_new_tokens * (s.critic == "head"),
         writes=_writes(s.steps, s.checkpoint_every) > 0,
     )
     efforts = {
@@ -273,8 +287,7 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: BatchOf) -> Work:
         "score": score.repeated(times),
         "learn": learn,
         "measure": evaluation.repeated(_measurements(s.steps, s.eval_every) + 1),
-        # A PPO checkpoint holds two adapters.
-        "write": Effort(writes=2 * _writes(s.steps, s.checkpoint_every)),
+        "write": Effort(writes=len(roles.trained) * _writes(s.steps, s.checkpoint_every)),
     }
     return Work(s.steps, demand, efforts)
 
@@ -310,26 +323,27 @@ def _draw_effort(rows: Sequence[Length], s: PPOSettings) -> Effort:
     return scoring(reads).plus(Effort(steps=steps, drawn=sum(row.answer - 1 for row in rows)))
 
 
-def _score_effort(rows: Sequence[Length], s: PPOSettings) -> Effort:
-    """Policy and reference with logits, value and reward with their heads."""
-    full = passes(rows, s.micro_batch_tokens, logits=True)
-    heads = [p._replace(answers=0) for p in full]
-    return scoring(full).plus(scoring(heads)).repeated(2)
+def _score_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting) -> Effort:
+    """Policy and reference with logits, the reward with its head, and the critic where it has a pass of its own."""
+    full = cut.passes(rows, logits=True)
+    heads = scoring([p._replace(answers=0) for p in full])
+    return scoring(full).repeated(2).plus(heads.repeated(2 if s.critic == "adapter" else 1))
 
 
-def _learn_effort(rows: Sequence[Length], s: PPOSettings, *, warming: bool) -> Effort:
+def _learn_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, warming: bool) -> Effort:
     size = len(rows) // s.mini_batches
     effort = Effort()
     for start in range(0, len(rows), size):
-        part = passes(rows[start : start + size], s.micro_batch_tokens, logits=True)
-        effort = effort.plus(learning([p._replace(answers=0) for p in part])).plus(Effort(updates=1))
+        part = cut.passes(rows[start : start + size], logits=True)
+        if s.critic == "adapter":
+            effort = effort.plus(learning([p._replace(answers=0) for p in part])).plus(Effort(updates=1))
         if not warming:
             effort = effort.plus(learning(part)).plus(Effort(updates=1))
     return effort.repeated(s.ppo_epochs)
 
 
-def _beyond_warmup(learn: Effort, rows: list[Length], s: PPOSettings, sampled: int) -> Effort:
+def _beyond_warmup(learn: Effort, rows: list[Length], s: PPOSettings, cut: Cutting, sampled: int) -> Effort:
     """Add the steps that were not cut one by one."""
     size = min(s.batch_size, len(rows))
-    typical = _learn_effort((rows * (s.batch_size // size + 1))[: s.batch_size], s, warming=False)
+    typical = _learn_effort((rows * (s.batch_size // size + 1))[: s.batch_size], s, cut, warming=False)
     return learn.plus(typical.repeated(s.steps - sampled))
