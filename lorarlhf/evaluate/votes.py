@@ -173,6 +173,11 @@ def scored_pairs(store: Store, judge: str, learned: Learned) -> tuple[list[Score
     return found, missing
 
 
+def voted_pairs(store: Store) -> list[Pair]:
+    """List the pairs that count, oldest votes first; each asked once."""
+    return [pair for _, pair in _pairs(store)]
+
+
 def _pairs(store: Store) -> Iterator[tuple[Row[Any], Pair]]:
     """Give the pairs that count, with the row each comes from; not those that were asked again."""
     second = {again.id for _, again in _repeats(store)}
