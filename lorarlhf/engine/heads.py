@@ -1,4 +1,4 @@
-"""The ensemble of heads of a reward model: hidden states of the votes, read once and kept, and the heads fitted to them.
+"""The ensemble of heads of a reward model: hidden states of the votes, read once and kept, and heads fitted to them.
 
 States are kept in `cache/` of the workspace, by the content of the reward model: nothing there is ever the only copy.
 """

@@ -1,4 +1,4 @@
-"""Best of n: what choosing the answer that scores highest would gain, and at which KL. A try-out of PPO without training.
+"""Best of n: what choosing the answer that scores highest would gain, and at which KL. PPO tried out, untrained.
 
 Whatever n from 1 to the number drawn is estimated from the same answers, over all subsets of that size at once.
 """
@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorarlhf.evaluate.paired import Estimate, mean_of, ratio
+from lorarlhf.evaluate.drift import as_json
+from lorarlhf.evaluate.health import judge_of
+from lorarlhf.evaluate.paired import Estimate, difference, ratio
 from lorarlhf.library import SavedAdapter
 from lorarlhf.reading import Remark, number
+from lorarlhf.store import Store
 
 FEWEST = 10
 """Prompts without which nothing is said."""
@@ -96,6 +99,11 @@ class BestOf:
     """Members of the ensemble; 0 where there were too few votes for one."""
     caveats: tuple[str, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        """Give all of it as JSON; what is not known is null."""
+        found: dict[str, Any] = as_json(self)
+        return found
+
     @property
     def whole(self) -> Point:
         """The best of all that were drawn."""
@@ -105,6 +113,12 @@ class BestOf:
 def best_of_key(adapter: SavedAdapter | None, judge: str) -> str:
     """Name the row of the workspace that keeps the answers of an adapter, and what a reward model says of them."""
     return f"best of {adapter.hash if adapter else ''} {judge}"
+
+
+def best_of_in(store: Store, adapter: SavedAdapter | None, reward: SavedAdapter) -> BestOf | None:
+    """Compute the figures from what is stored; None where it was not tried out yet."""
+    kept = store.get_meta(best_of_key(adapter, judge_of(reward)))
+    return best_of(kept) if kept else None
 
 
 def best_of(kept: dict[str, Any]) -> BestOf:
@@ -127,11 +141,12 @@ def best_of(kept: dict[str, Any]) -> BestOf:
 
 
 def _point(rows: Sequence[dict[str, Any]], n: int) -> Point:
-    def gains(values: str) -> list[float]:
-        return [expected_best(row["scores"], n, row[values]) - expected_best(row["scores"], 1, row[values]) for row in rows]
+    def single_and_best(values: str) -> tuple[list[float], list[float]]:
+        one, best = ([expected_best(row["scores"], size, row[values]) for row in rows] for size in (1, n))
+        return one, best
 
-    lengths = [[expected_best(row["scores"], size, row["tokens"]) for row in rows] for size in (1, n)]
-    return Point(n, best_of_kl(n), mean_of(gains("scores")), mean_of(gains("least")), ratio(*lengths))
+    gain, least = (difference(*single_and_best(values)) for values in ("scores", "least"))
+    return Point(n, best_of_kl(n), gain, least, ratio(*single_and_best("tokens")))
 
 
 def _variance(values: Sequence[float]) -> float:
@@ -146,8 +161,8 @@ def verdict(found: BestOf) -> str:
     """Say what the best of all would gain, in a sentence."""
     best = found.whole
     return (
-        f"Of {found.drawn} answers of {found.adapter} to each of {found.prompts} prompts the one {found.reward} likes best "
-        f"scores {number(best.gain.value)} above their mean (95 % interval {number(best.gain.low)} to "
+        f"Of {found.drawn} answers of {found.adapter} to each of {found.prompts} prompts the one {found.reward} likes "
+        f"best scores {number(best.gain.value)} above their mean (95 % interval {number(best.gain.low)} to "
         f"{number(best.gain.high)}), at no more than {best.kl:.2f} nats of KL"
     )
 
@@ -163,7 +178,7 @@ def _nothing_to_choose(found: BestOf) -> Remark | None:
     if found.spread > max(ALIKE * found.voted, 1e-6):
         return None
     return Remark(
-        f"Scores of answers to one prompt spread by {number(found.spread)}, of those you voted on by {number(found.voted)}",
+        f"Scores of answers to one prompt spread by {number(found.spread)}, those voted on by {number(found.voted)}",
         "to the reward model they are all alike, so that PPO has nothing to go by",
         "Draw at a higher temperature, or rate answers that differ more and train the reward model again",
     )
@@ -174,7 +189,7 @@ def _only_the_judge(found: BestOf) -> Remark | None:
     if not found.heads or not best.gain.above(0) or best.least.above(0):
         return None
     return Remark(
-        f"The best of {found.drawn} gains {number(best.gain.value)} by the reward model, and {number(best.least.value)} "
+        f"The best of {found.drawn} gains {number(best.gain.value)} by the reward model, {number(best.least.value)} "
         f"({number(best.least.low)} to {number(best.least.high)}) by the least of {found.heads} heads fitted to your "
         "votes in other ways",
         "what it chooses by is not in your votes for certain, and PPO would go after just that",

@@ -1,7 +1,7 @@
 """What became of a policy: the same figures of its reference, before, and of the policy, after. A function of rows.
 
-Before and after answer the same prompts, kept apart from training, drawn as PPO draws them, so that every interval is one
-of paired differences. The course over its run comes from what the run wrote down.
+Before and after answer the same prompts, kept apart from training, drawn as PPO draws them, so that every interval is
+one of paired differences. The course over its run comes from what the run wrote down.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Answer:
     """As PPO counts it; None where there is no reward model."""
     heads: tuple[float, ...] = ()
     """What each head of the ensemble says, on the scale of the reward model."""
+    least: float = math.nan
+    """The lowest of them, as PPO would count it."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Drift:
 
     def as_json(self) -> dict[str, Any]:
         """Give all of it as JSON; what is not known is null."""
-        found: dict[str, Any] = _plain(self)
+        found: dict[str, Any] = as_json(self)
         return found
 
 
@@ -148,7 +150,7 @@ def drift_of(store: Store, saved: SavedAdapter) -> Drift | None:
 
 def figures(adapter: str, kept: dict[str, Any], *, from_run: Iterable[Remark] = ()) -> Drift:
     """Compute all figures from what the engine wrote down."""
-    before, after = ([_answer(row) for row in kept[side]] for side in SIDES)
+    before, after = ([_answer(row, kept["unended"]) for row in kept[side]] for side in SIDES)
     texts = [kept["text"][side] for side in SIDES]
     first, second = distinct_of_equal_length([a.tokens for a in before], [a.tokens for a in after])
     return Drift(
@@ -167,8 +169,8 @@ def figures(adapter: str, kept: dict[str, Any], *, from_run: Iterable[Remark] = 
         ended=(_share(a.ended for a in before), _share(a.ended for a in after)),
         distinct=(first, second),
         perplexity=_perplexity(*texts),
-        known=_known(*(kept["right"][side] for side in SIDES), kept["options"]),
-        course=tuple(Stop(**{k: math.nan if v is None else v for k, v in row.items()}) for row in kept["course"]),
+        known=_known(kept["right"]["before"], kept["right"]["after"], kept["options"]),
+        course=tuple(_stop(row) for row in kept["course"]),
         spread=pstdev([a.score for a in before if a.score is not None] or [0.0]),
         to_read=_to_read(before, after),
         from_run=tuple(from_run),
@@ -176,8 +178,14 @@ def figures(adapter: str, kept: dict[str, Any], *, from_run: Iterable[Remark] = 
     )
 
 
-def _answer(row: dict[str, Any]) -> Answer:
-    return Answer(**{**row, "tokens": tuple(row["tokens"]), "heads": tuple(row["heads"])})
+def _answer(row: dict[str, Any], unended: float) -> Answer:
+    least = min([*row["heads"], *([] if row["ended"] else [unended])], default=math.nan)
+    return Answer(**{**row, "tokens": tuple(row["tokens"]), "heads": tuple(row["heads"])}, least=least)
+
+
+def _stop(row: dict[str, Any]) -> Stop:
+    known: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+    return Stop(**known)
 
 
 # -- each figure ------------------------------------------------------------------------------------------------
@@ -205,7 +213,7 @@ def _least(before: Sequence[Answer], after: Sequence[Answer]) -> Change | None:
     """Compare what the most doubtful head says of each answer (worst case of Coste et al., arXiv 2310.02743)."""
     if not after[0].heads:
         return None
-    return _risen([min(a.heads) for a in before], [min(a.heads) for a in after])
+    return _risen([a.least for a in before], [a.least for a in after])
 
 
 def _disagreement(before: Sequence[Answer], after: Sequence[Answer]) -> Change | None:
@@ -260,16 +268,17 @@ def _to_read(before: Sequence[Answer], after: Sequence[Answer]) -> tuple[tuple[A
 # -- as JSON ----------------------------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Write figures as JSON: shares with their value, answers with their number of tokens, no number as null."""
     if isinstance(value, Share):
         return {**asdict(value), "value": value.value}
     if isinstance(value, Remark):
         return value._asdict()
     if isinstance(value, Answer):
         shown = {**vars(value), "tokens": len(value.tokens)}
-        return {name: _plain(own) for name, own in shown.items()}
+        return {name: as_json(own) for name, own in shown.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(own) for name, own in vars(value).items()}
+        return {name: as_json(own) for name, own in vars(value).items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(own) for own in value]
+        return [as_json(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

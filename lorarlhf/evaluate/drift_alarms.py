@@ -1,7 +1,7 @@
 """When a policy has drifted or fools its reward model, in words: what is seen, what it means, what to do. By rule.
 
-A rule asks an interval, not a number, so that few prompts raise no alarm; the bounds are those of the field (a third longer,
-half the entropy, four of five answers ended, 10 and 30 nats).
+A rule asks an interval, not a number, so that few prompts raise no alarm; the bounds are those of the field (a third
+longer, half the entropy, four of five answers ended, 10 and 30 nats).
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ def surely_below(one: Change, bound: float, none: float = 1.0) -> bool:
 
 
 def _fooled(drift: Drift) -> Remark | None:
-    """Gao et al. (arXiv 2210.10760) see the true reward fall while the proxy's rises; an ensemble is what sees it here."""
+    """The true reward falls while the proxy's rises (Gao et al., arXiv 2210.10760); here an ensemble sees it."""
     proxy, least = drift.reward_gain, drift.least_gain
     if not proxy or not least or not proxy.change.above(0) or not least.change.below(0):
         return None
     return Remark(
-        f"The reward rose by {number(proxy.change.value)} at √KL {drift.root_kl:.1f}, while the least of {drift.heads} heads "
-        f"fitted to your votes fell by {number(-least.change.value)}",
+        f"The reward rose by {number(proxy.change.value)} at √KL {drift.root_kl:.1f}, while the least of {drift.heads} "
+        f"heads fitted to your votes fell by {number(-least.change.value)}",
         "the policy has learnt to fool the reward model",
-        "Read the answers below; go back to an earlier policy, raise KL coef, or rate answers of this one and train the "
-        "reward model again",
+        "Read the answers below; go back to an earlier policy, raise KL coef, or rate answers of this one and train "
+        "the reward model again",
     )
 
 
@@ -80,8 +80,8 @@ def _doubtful(drift: Drift) -> Remark | None:
     if not one or not surely_above(one, DOUBTED):
         return None
     return Remark(
-        f"The {drift.heads} heads fitted to your votes disagree {one.change.value:.1f} times as much about its answers as "
-        "about those of its reference",
+        f"The {drift.heads} heads fitted to your votes disagree {one.change.value:.1f} times as much about its answers "
+        "as about those of its reference",
         "your votes say little about such answers, so that the reward model guesses",
         "Rate answers of this policy, and train the reward model again before PPO goes on",
     )
@@ -129,7 +129,7 @@ def _repeats(drift: Drift) -> Remark | None:
     if not surely_above(one, REPEATED, none=0.0):
         return None
     return Remark(
-        f"{one.after:.0%} of what an answer says in four tokens it has said before, {one.before:.0%} in its reference's",
+        f"{one.after:.0%} of an answer's runs of four tokens stood in it before, {one.before:.0%} in its reference's",
         "the policy says the same again and again",
         "Go back to an earlier policy, raise KL coef, or rate such answers as the worse ones",
     )

@@ -75,7 +75,10 @@ def told(drift: Drift) -> str:
     lines += [f"! {remark}" for remark in alarms(drift)] or [outcome(drift)]
     table = [("", "before", "after", "change (95 % interval)"), *rows(drift)]
     widths = [max(len(row[place]) for row in table) for place in range(4)]
-    lines += ["", *("  ".join(text.ljust(wide) for text, wide in zip(row, widths, strict=True)).rstrip() for row in table)]
+    lines += [
+        "",
+        *("  ".join(text.ljust(wide) for text, wide in zip(row, widths, strict=True)).rstrip() for row in table),
+    ]
     lines.append(SMALL)
     if drift.course:
         lines += ["", "over its run: √KL, reward, least of the ensemble, tokens"]

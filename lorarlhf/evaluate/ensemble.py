@@ -1,8 +1,8 @@
 """An ensemble of Bradley–Terry heads on the hidden states a reward model reads: how sure can one be of a score?
 
 Each head is fitted to another bootstrap sample of the votes, and is drawn to another random start where the votes say
-nothing: so the heads agree on what the votes settle and differ on what they leave open, of which a bootstrap alone knows
-nothing (Osband et al., arXiv 1806.03335; ensembles against over-optimisation: Coste et al., arXiv 2310.02743). Hidden
+nothing: so the heads agree on what the votes settle and differ on what they leave open, which a bootstrap alone does
+not know (Osband et al., arXiv 1806.03335; ensembles against over-optimisation: Coste et al., arXiv 2310.02743). Hidden
 states stay as they are, which is why a fit takes milliseconds, and why the heads share whatever mistakes those have.
 Knows NumPy, no torch.
 """

@@ -1,4 +1,4 @@
-"""Before against after, on the same prompts: means, differences and ratios with 95 % intervals. Numbers in, numbers out."""
+"""Before against after, on the same prompts: means, differences and ratios with 95 % intervals. Plain numbers."""
 
 from __future__ import annotations
 

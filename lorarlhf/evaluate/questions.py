@@ -80,12 +80,8 @@ QUESTIONS = (
     Question("What do people read?", "Books", ("Chairs", "Shoes", "Spoons")),
     Question("Who treats sick people?", "A doctor", ("A baker", "A pilot", "A farmer")),
     Question("Who flies a plane?", "A pilot", ("A baker", "A nurse", "A judge")),
-    Question(
-        "Anna is older than Ben. Ben is older than Carl. Who is the oldest?", "Anna", ("Ben", "Carl", "Nobody")
-    ),
-    Question(
-        "Tom has three apples and eats one. How many apples has he left?", "Two", ("Three", "Four", "One")
-    ),
+    Question("Anna is older than Ben. Ben is older than Carl. Who is the oldest?", "Anna", ("Ben", "Carl", "Nobody")),
+    Question("Tom has three apples and eats one. How many apples has he left?", "Two", ("Three", "Four", "One")),
     Question(
         "All the cups are on the table. The red one is a cup. Where is the red one?",
         "On the table",

@@ -21,7 +21,7 @@ def repeated_share(tokens: Sequence[Hashable], n: int = LONG) -> float:
 
 
 def distinct(answers: Iterable[Sequence[Hashable]], n: int = SHORT) -> float:
-    """Return how many n-grams of all answers differ, by how many there are (distinct-n, Li et al., arXiv 1510.03055)."""
+    """Return different n-grams of all answers, by how many there are (distinct-n, Li et al., arXiv 1510.03055)."""
     found = [gram for answer in answers for gram in ngrams(answer, n)]
     return len(set(found)) / len(found) if found else math.nan
 
