@@ -125,9 +125,11 @@ def _parent(engine: Engine, saved: SavedAdapter, role: str) -> SavedAdapter | No
     parent = saved.card.get("parents", {}).get(role, {"name": BARE, "hash": ""})
     if parent["name"] == BARE:
         return None
-    for other in list_saved(engine.workspace.adapters_dir):
-        if other.hash == parent["hash"]:
-            return other
+    # An adapter whose training changed nothing has the weights of its parent: then its name or its head tells them apart.
+    found = [o for o in list_saved(engine.workspace.adapters_dir) if o.hash == parent["hash"]]
+    fitting = [other for other in found if other.has_head == (role == "reward")]
+    if fitting:
+        return next((other for other in fitting if other.name == parent["name"]), fitting[0])
     raise AdapterError(
         f"adapter {saved.name} cannot be compared: {parent['name']}, from which it was made, is not in this workspace "
         "any more; restore it from a copy"
