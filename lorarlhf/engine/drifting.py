@@ -125,7 +125,7 @@ def _parent(engine: Engine, saved: SavedAdapter, role: str) -> SavedAdapter | No
     parent = saved.card.get("parents", {}).get(role, {"name": BARE, "hash": ""})
     if parent["name"] == BARE:
         return None
-    # An adapter whose training changed nothing has the weights of its parent: then its name or its head tells them apart.
+    # An adapter whose training changed nothing has the weights of its parent: head and name tell them apart.
     found = [o for o in list_saved(engine.workspace.adapters_dir) if o.hash == parent["hash"]]
     fitting = [other for other in found if other.has_head == (role == "reward")]
     if fitting:

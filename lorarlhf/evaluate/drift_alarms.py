@@ -25,6 +25,8 @@ DOUBTED = 1.5
 """Disagreement of the heads, before = 1."""
 FORGOTTEN = 1.25
 """Perplexity of the fixed text, before = 1."""
+FOREIGN = 1000.0
+"""Perplexity from which on the reference knows nothing of such texts that could be forgotten."""
 SURE = 0.05
 """Probability below which a change of answers to the fixed questions is taken to be none of chance."""
 
@@ -163,7 +165,7 @@ def _cut_off(drift: Drift) -> Remark | None:
 
 def _forgets(drift: Drift) -> Remark | None:
     one = drift.perplexity
-    if not surely_above(one, FORGOTTEN):
+    if not surely_above(one, FORGOTTEN) or one.before > FOREIGN:
         return None
     return Remark(
         f"Perplexity of a plain text is {number(one.after)}, {number(one.before)} before",
