@@ -15,7 +15,9 @@ from lorarlhf.evaluate.bestof import best_of
 from lorarlhf.evaluate.drift import Drift, drift_key, drift_of, figures
 from lorarlhf.evaluate.drift_alarms import RULES, alarms
 from lorarlhf.evaluate.drift_telling import FINE, told
+from lorarlhf.evaluate.lineage import BlindVotes, best_by_votes
 from lorarlhf.evaluate.questions import QUESTIONS, TEXT
+from lorarlhf.evaluate.statistics import share_of
 from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Store
 
@@ -256,3 +258,16 @@ def test_of_few_prompts_a_try_out_says_nothing_against_ppo():
     found = best_of(tried(agree=-1.0, prompts=4))
     assert bestof.remarks(found) == []
     assert "4 prompts are too few" in bestof.told(found)
+
+
+# -- which one to keep ------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_a_lineage_is_the_one_whose_votes_are_surest():
+    def votes(name: str, wins: int, of: int) -> BlindVotes:
+        return BlindVotes(name, share_of([1.0] * wins + [0.0] * (of - wins)))
+
+    lucky, good, early = votes("ppo-3", 4, 4), votes("ppo-2", 48, 60), votes("ppo-1", 40, 60)
+    assert best_by_votes([early, lucky, good]) == "ppo-2"
+    assert best_by_votes([votes("ppo-1", 30, 60), votes("ppo-2", 2, 3)]) == ""
+    assert best_by_votes([]) == ""
