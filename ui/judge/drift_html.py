@@ -60,7 +60,7 @@ def _figures(drift: Drift) -> Iterable[str]:
         about = "Gains over its start; large dots were measured now, with 95 % intervals."
         if drift.course:
             about += " Small ones come from its run, those of the ensemble from the few answers that were kept."
-        about += " Where the two part, the reward model is being fooled."
+        about += " Where the two part, the reward model may be being fooled."
         yield _figure("Reward against √KL", KEY + chart, about)
     yield _figure("Before and after", _table(drift), f"{SMALL}.")
 
@@ -68,13 +68,23 @@ def _figures(drift: Drift) -> Iterable[str]:
 def _table(drift: Drift) -> str:
     body = "".join(
         f"<tr><th scope='row'>{escape(name)}</th><td class='n'>{escape(old)}</td><td class='n'>{escape(new)}</td>"
-        f"<td class='change'>{escape(change)}</td></tr>"
+        f"<td class='change'>{_changed(change)}</td></tr>"
         for name, old, new, change in rows(drift)
     )
     return (
         "<table class='changes'><caption class='sr'>Figures of the reference and of the policy</caption><thead><tr>"
         "<td></td><th scope='col'>Before</th><th scope='col'>After</th><th scope='col'>Change</th></tr></thead>"
         f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _changed(text: str) -> str:
+    """Put the interval, or whatever explains a change, on a line of its own."""
+    value, there, rest = text.partition(" (")
+    return (
+        f"{escape(value)}<span class='range'>{escape(there.strip() + rest)}</span>"
+        if there
+        else f"<span>{escape(text)}</span>"
     )
 
 

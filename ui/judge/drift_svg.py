@@ -66,7 +66,7 @@ def _along_kl(
     wide, tall = (0.0, max(*xs, 0.1) * 1.05), room_for(ys)
     axes = Axes(wide, tall)
     inside = axes.frame(marks or ticks(*wide), ticks(*tall), below, "gained")
-    inside += f"<path class='level' d='M{axes.x(0):.1f} {axes.y(0):.1f}H{axes.x(wide[1]):.1f}'/>"
+    inside += f"<path class='zero' d='M{axes.x(0):.1f} {axes.y(0):.1f}H{axes.x(wide[1]):.1f}'/>"
     for line in lines:
         places = [f"{axes.x(x):.1f} {axes.y(y):.1f}" for x, y in line.points]
         inside += f"<path class='line {line.looks}' d='M{'L'.join(places)}'/>"

@@ -108,7 +108,7 @@ def _choice(words: str, id: str) -> gr.Dropdown:
 
 
 def _button(words: str, id: str) -> gr.Button:
-    return gr.Button(words, variant="primary", scale=0, min_width=150, visible=False, elem_id=id)
+    return gr.Button(words, variant="primary", scale=0, min_width=190, visible=False, elem_id=id)
 
 
 def _stop(id: str) -> gr.Button:
