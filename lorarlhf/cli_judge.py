@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lorarlhf.cli_drift import best_of, policy
 from lorarlhf.cli_shared import engine_for, open_workspace, with_model
 from lorarlhf.errors import AdapterError, LoraRlhfError
 from lorarlhf.options import chosen
@@ -55,6 +56,10 @@ def reward(
         show_json({**health.as_json(), "warnings": [remark._asdict() for remark in warnings(health)]})
     else:
         click.echo(told(health))
+
+
+judge.add_command(policy)
+judge.add_command(best_of)
 
 
 def _reward_model(place: Workspace, name: str | None) -> SavedAdapter:

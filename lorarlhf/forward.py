@@ -65,6 +65,17 @@ def sequence_scores(base: Base, head: nn.Linear, batch: Batch) -> Tensor:
     return read_head(head, hidden_BLH[rows_B, batch.last_B])
 
 
+@torch.no_grad()
+def last_states(base: Base, rows: Sequence[Row], budget: Budget) -> Tensor:
+    """Read the hidden state at the last token of each row, where scores are read → [B, H] on the CPU, in fp32."""
+    states_BH = torch.zeros(len(rows), base.hidden_size)
+    for group, batch in batches(base, rows, budget):
+        hidden_BLH = hidden_states(base, batch)
+        rows_B = torch.arange(hidden_BLH.shape[0], device=hidden_BLH.device)
+        states_BH[group] = hidden_BLH[rows_B, batch.last_B].float().cpu()
+    return states_BH
+
+
 def read_head(head: nn.Linear, hidden_NH: Tensor) -> Tensor:
     """Apply a scalar head in fp32 → [N]."""
     scores_N1: Tensor = head(hidden_NH.to(head.weight.dtype))

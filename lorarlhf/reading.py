@@ -361,6 +361,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
 """Stage → its rules, the gravest first."""
 
 
+def about_training(run: RunRow, series: Series) -> list[Remark]:
+    """Apply the rules about the way a policy was trained, which its answers do not show."""
+    rules = (_start_differs, _value_lost) if run.stage == "ppo" else ()
+    return [remark for rule in rules if (remark := rule(run, series))]
+
+
 def outcome(run: RunRow) -> str:
     """Say what came out of a run, in one line."""
     result = run.result

@@ -257,7 +257,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def saved(
-    folder: Path, name: str, rows: list[int], run: str, parent: tuple[str, str] = ("base", ""), **card
+    folder: Path, name: str, rows: list[int], run: str, parent: tuple[str, str] = ("base", ""), **more: object
 ) -> SavedAdapter:
     (folder / name).mkdir(parents=True)
     card = {
@@ -269,6 +269,7 @@ def saved(
         "settings": {"heldout_share": 0.3},
         "data": {"comparisons": rows, "rankings": []},
         "parents": {"parent": {"name": parent[0], "hash": parent[1]}},
+        **more,
     }
     (folder / name / CARD).write_text(json.dumps(card))
     return read_saved(folder / name)
@@ -327,6 +328,18 @@ def test_what_its_forerunners_learned_from_is_not_new_either(store, tmp_path):
     check(learned_of(store, second))  # deleted: its run still knows
     strange = saved(folder, "reward-3", new, run_of(store, "reward-3", new), ("lost", "no such hash"))
     assert "lost, which it started from, is gone" in learned_of(store, strange).caveats[0]
+
+
+def test_a_reward_model_that_kept_the_weights_it_started_from_is_not_its_own_forerunner(store, tmp_path):
+    folder = tmp_path / "adapters"
+    ids = ask(store, [f"Question {i}?" for i in range(20)])
+    sft = saved(folder, "sft-1", [], "", stage="sft", created="1")
+    reward = saved(folder, "reward-1", ids, run_of(store, "reward-1", ids, "sft-1"), ("sft-1", sft.hash))
+    card = {**reward.card, "created": "2", "hashes": {**reward.card["hashes"], "adapter": sft.hash}}
+    (reward.path / CARD).write_text(json.dumps(card))
+    learned = learned_of(store, read_saved(reward.path))
+    assert not learned.caveats
+    assert learned.keys == {f"question {i}?" for i in range(20) if not is_heldout(user(f"Question {i}?"), 0.3)}
 
 
 def test_of_an_adapter_from_elsewhere_only_the_hash_tells(store, tmp_path):

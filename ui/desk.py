@@ -290,6 +290,7 @@ class Desk:
         words = {"generate": "answering", "train": "training", "resume": "training", "load": "loading"}
         words |= {"judge": "measuring a reward model", "score": "scoring"}
         words |= {"export": "exporting", "take_in": "importing"}
+        words |= {"drift": "measuring a policy", "best_of": "trying best of n"}
         text = words.get(job.kind, job.kind)
         if now.run:
             text = f"training {self.store.run(now.run).called}"

@@ -243,6 +243,14 @@ class EngineClient:
         """
         return self._ask("judge", {"adapter": adapter, "sampling": sampling.model_dump()})
 
+    def drift(self, adapter: str) -> Job:
+        """Measure a policy against its reference → {"drawn"}; for `lorarlhf.evaluate.drift`."""
+        return self._ask("drift", {"adapter": adapter})
+
+    def best_of(self, adapter: str, reward: str) -> Job:
+        """Try best-of-n out with a reward adapter → {"drawn"}; for `lorarlhf.evaluate.bestof`."""
+        return self._ask("best_of", {"adapter": adapter, "reward": reward})
+
     def export(self, adapter: str, dest: str | os.PathLike[str], *, form: str = "peft", force: bool = False) -> Job:
         """Write an adapter to a folder or .zip file that other programs load, checked → what was written and found."""
         where = str(Path(dest).absolute())

@@ -207,6 +207,18 @@ class Server:
 
         return judge(self.engine, adapter, SamplingSettings.parse(sampling), on_judged=on_judged)
 
+    def do_drift(self, adapter: str) -> dict[str, Any]:
+        from lorarlhf.engine.drifting import judge_policy
+
+        return judge_policy(self.engine, adapter, on_done=lambda done, total: self._tell(step=done, total=total))
+
+    def do_best_of(self, adapter: str, reward: str) -> dict[str, Any]:
+        from lorarlhf.engine.best_of import judge_best_of
+
+        return judge_best_of(
+            self.engine, adapter, reward, on_done=lambda done, total: self._tell(step=done, total=total)
+        )
+
     def do_export(self, adapter: str, dest: str, force: bool, form: str) -> dict[str, Any]:
         from lorarlhf.engine.exports import export_adapter
 

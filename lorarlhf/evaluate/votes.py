@@ -68,14 +68,17 @@ def learned_of(store: Store, saved: SavedAdapter) -> Learned:
 
 def _line(store: Store, saved: SavedAdapter, caveats: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give name, settings and data of a reward model, and of each one before it that it started from."""
-    around = {other.hash: other for other in list_saved(saved.path.parent)}
+    around = [other for other in list_saved(saved.path.parent) if other.name != saved.name]
     runs = {run.id: run for run in store.runs()}
     current: SavedAdapter | None = saved
     while current is not None:
         card = current.card
         yield current.name, {**card, "here": card.get("run") in runs}
         parent = card.get("parents", {}).get("parent", {"name": BARE, "hash": ""})
-        current = around.get(parent["hash"])
+        # A reward model whose training changed nothing has the weights of what it started from: each is looked at once.
+        fitting = [other for other in around if other.hash == parent["hash"]]
+        current = next((o for o in fitting if o.name == parent["name"]), fitting[0] if fitting else None)
+        around = [other for other in around if other is not current]
         if current is not None and current.stage != "reward":
             return
         if current is None and parent["name"] != BARE:
@@ -171,6 +174,11 @@ def scored_pairs(store: Store, judge: str, learned: Learned) -> tuple[list[Score
             )
         )
     return found, missing
+
+
+def voted_pairs(store: Store) -> list[Pair]:
+    """List the pairs that count, oldest votes first; each asked once."""
+    return [pair for _, pair in _pairs(store)]
 
 
 def _pairs(store: Store) -> Iterator[tuple[Row[Any], Pair]]:

@@ -81,7 +81,8 @@ class Axes:
         return "".join(lines + words) + names
 
 
-def _svg(inside: str, told: str, high: int = HIGH) -> str:
+def svg(inside: str, told: str, high: int = HIGH) -> str:
+    """Make a drawing of its parts, told in words."""
     return f"<svg viewBox='0 0 {WIDE} {high}' role='img' aria-label='{escape(told, quote=True)}'>{inside}</svg>"
 
 
@@ -100,14 +101,14 @@ def calibration_svg(found: Calibration) -> str:
     told = "; ".join(
         f"{one.confidence:.0%} sure, right {one.right.value:.0%} of {one.right.trials:,.4g}" for one in found.bins
     )
-    return _svg(f"{frame}{diagonal}{bars}<path class='line' d='{line}'/>{dots}", f"Calibration: {told}")
+    return svg(f"{frame}{diagonal}{bars}<path class='line' d='{line}'/>{dots}", f"Calibration: {told}")
 
 
 def scatter_svg(points: Sequence[tuple[int, float]]) -> str:
     """Draw the score of answers against their length, with the mean of neighbours as a line."""
     tokens, scores = [t for t, _ in points], [s for _, s in points]
-    axes = Axes((0, max(*tokens, 1)), _room(scores))
-    frame = axes.frame(_ticks(0, max(*tokens, 1)), _ticks(*_room(scores)), "tokens of the answer", "score")
+    axes = Axes((0, max(*tokens, 1)), room_for(scores))
+    frame = axes.frame(ticks(0, max(*tokens, 1)), ticks(*room_for(scores)), "tokens of the answer", "score")
     stride = math.ceil(len(points) / MOST_DOTS)
     dots = "".join(
         f"<circle class='faint' cx='{axes.x(t):.1f}' cy='{axes.y(s):.1f}' r='2'/>" for t, s in points[::stride]
@@ -115,7 +116,7 @@ def scatter_svg(points: Sequence[tuple[int, float]]) -> str:
     trend = _trend(points)
     line = "M" + "L".join(f"{axes.x(t):.1f} {axes.y(s):.1f}" for t, s in trend)
     told = "; ".join(f"about {t:.0f} tokens, {s:+.2f}" for t, s in trend)
-    return _svg(f"{frame}{dots}<path class='line' d='{line}'/>", f"Mean score by length of the answer: {told}")
+    return svg(f"{frame}{dots}<path class='line' d='{line}'/>", f"Mean score by length of the answer: {told}")
 
 
 def _trend(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
@@ -135,7 +136,7 @@ def boxes_svg(drawn: Sequence[Drawn], voted: Sequence[float]) -> str:
     rows = [(one.name, one.scores) for one in drawn]
     rows += [("voted on", tuple(voted))] if voted else []
     every = [score for _, scores in rows for score in scores]
-    low, high = _room(every)
+    low, high = room_for(every)
     step, name_room = 30, 86
     tall = step * len(rows) + BOTTOM
 
@@ -143,7 +144,7 @@ def boxes_svg(drawn: Sequence[Drawn], voted: Sequence[float]) -> str:
         return name_room + (value - low) / (high - low) * (WIDE - name_room - EDGE)
 
     inside, told = "", []
-    for at, text in _ticks(low, high):
+    for at, text in ticks(low, high):
         inside += f"<path class='grid' d='M{x(at):.1f} 0V{tall - BOTTOM}'/>"
         inside += f"<text class='x' x='{x(at):.1f}' y='{tall - 14}'>{text}</text>"
     for place, (name, scores) in enumerate(rows):
@@ -158,7 +159,7 @@ def boxes_svg(drawn: Sequence[Drawn], voted: Sequence[float]) -> str:
         )
         told.append(f"{name}: median {middle:+.2f}, half of them from {lower:+.2f} to {upper:+.2f}")
     inside += f"<text class='x' x='{(name_room + WIDE) / 2}' y='{tall - 2}'>score</text>"
-    return _svg(inside, f"Scores: {'; '.join(told)}", tall)
+    return svg(inside, f"Scores: {'; '.join(told)}", tall)
 
 
 def _short(name: str) -> str:
@@ -166,14 +167,14 @@ def _short(name: str) -> str:
     return name if len(name) <= 14 else f"{name[:13]}…"
 
 
-def _room(values: Sequence[float]) -> tuple[float, float]:
+def room_for(values: Sequence[float]) -> tuple[float, float]:
     """Give a little more than the values need."""
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+def ticks(low: float, high: float) -> list[tuple[float, str]]:
     """Choose round numbers, four or so."""
     size = (high - low) / 4
     unit = 10 ** math.floor(math.log10(size))
