@@ -1,7 +1,7 @@
 """Have a judge that is no person vote in a blind comparison: the starter's scripted rater, or a reward model.
 
-Every adapter answers every prompt once, and the judge compares them two by two. What it said is kept as it goes, so that a
-stopped job goes on where it was.
+Every adapter answers every prompt once, and the judge compares them two by two. What it said is kept as it goes, so
+that a stopped job goes on where it was.
 """
 
 from __future__ import annotations

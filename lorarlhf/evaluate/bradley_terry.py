@@ -1,8 +1,8 @@
 """Ratings from comparisons, as arenas publish them (R. A. Bradley and M. E. Terry, Biometrika 39, 1952).
 
-Each player has a strength θ, and i is preferred to j with probability 1 / (1 + exp(θ_j − θ_i)). A tie is half a win each
-way. Strengths are shown in Elo's points, 400 / ln 10 of them to a unit: 100 points more mean that one is preferred in
-64 of 100 cases, 200 points in 76. One player is the anchor, at 0 points and without an interval of its own.
+Each player has a strength θ, and i is preferred to j with probability 1 / (1 + exp(θ_j − θ_i)). A tie is half a win
+each way. Strengths are shown in Elo's points, 400 / ln 10 of them to a unit: 100 points more mean that one is preferred
+in 64 of 100 cases, 200 points in 76. One player is the anchor, at 0 points and without an interval of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def ratings(games: Sequence[Game], anchor: str) -> dict[str, Rating]:
     free = sorted(linked - {anchor})
     place = {player: i for i, player in enumerate(free)}
     met = {frozenset((game.first, game.second)) for game in games}
-    ghosts = [(*sorted(pair), 0.5, GHOST) for pair in sorted(met, key=sorted)]
+    ghosts = [(min(pair), max(pair), 0.5, GHOST) for pair in sorted(met, key=sorted)]
     weighted = [(game.first, game.second, game.value, 1.0) for game in games] + ghosts
     theta, inverse = _maximum(weighted, place)
     spread = _spread(games, theta, inverse, place)
@@ -63,10 +63,8 @@ def ratings(games: Sequence[Game], anchor: str) -> dict[str, Rating]:
         counts[game.second] += 1
     found = {anchor: Rating(0.0, 0.0, 0.0, counts[anchor])}
     for player, i in place.items():
-        half = Z * math.sqrt(spread[i])
-        found[player] = Rating(
-            *(POINTS * value for value in (theta[i], theta[i] - half, theta[i] + half)), counts[player]
-        )
+        points, around = POINTS * theta[i], POINTS * Z * math.sqrt(spread[i])
+        found[player] = Rating(points, points - around, points + around, counts[player])
     return found
 
 
@@ -99,10 +97,8 @@ def _maximum(
         step = [math.fsum(row[i] * slope[i] for i in range(size)) for row in inverse]
         longest = max(map(abs, step))
         # A whole step from far away may overshoot; strengths differ by little, so that this is soon over.
-        theta = [
-            value + change * min(1.0, 2.0 / longest if longest else 1.0)
-            for value, change in zip(theta, step, strict=True)
-        ]
+        part = min(1.0, 2.0 / longest) if longest else 1.0
+        theta = [value + part * change for value, change in zip(theta, step, strict=True)]
         if longest < 1e-10:
             break
     return theta, inverse

@@ -47,9 +47,7 @@ def field_of(store: Store, place: Workspace, names: Sequence[str], fingerprint: 
         for name in dict.fromkeys(names)
     ]
     if len({one.hash for one in found}) < len(names):
-        raise AdapterError(
-            f"{' and '.join(names)}: some of these have the same weights, so that there is no difference"
-        )
+        raise AdapterError(f"{' and '.join(names)}: some of these have the same weights, and answer alike")
     return Field(tuple(found), trained_on(store, saved.values()))
 
 

@@ -1,19 +1,19 @@
 """An interval that may be looked at after every vote, and how many more votes would settle a matter.
 
-An ordinary 95 % interval holds the truth 95 times in 100 if it is looked at once, after a number of votes that was fixed
-before. Whoever looks after every vote and stops when they like what they see errs far more often. The interval here
-holds the truth at *all* times at once in at least 95 of 100 series, so that stopping whenever one wants is no mistake.
+An ordinary 95 % interval holds the truth 95 times in 100 if it is looked at once, after a number of votes that was
+fixed before. Whoever looks after every vote and stops when they like what they see errs far more often. The interval
+here holds the truth at *all* times at once in at least 95 of 100 series: stopping whenever one wants is no mistake.
 
 How: for every possible mean m there is a game that is fair, or worse, if m is true. It bets on the next vote, and its
 capital after n votes x_i of 0 to 1 with sum S is
 
     M_n(m) = B(a + S, a + n - S) / B(a, a) / (m^S (1 - m)^(n - S))
 
-the mixture over a Beta(a, a) of likelihood ratios (H. Robbins, Annals of Mathematical Statistics 41, 1970; S. R. Howard
-et al., Annals of Statistics 49, 2021, arXiv 1810.08240). Fair games rarely make rich: by Ville's inequality the capital
-ever reaches 1/alpha with probability alpha at most, so every m under which it did is out. A likelihood ratio is convex in
-x, so that a tie, which counts one half, wins less than half a win and half a loss would: with ties the interval is wider
-than it need be, never too narrow.
+the mixture over a Beta(a, a) of likelihood ratios (H. Robbins, Annals of Mathematical Statistics 41, 1970;
+S. R. Howard et al., Annals of Statistics 49, 2021, arXiv 1810.08240). Fair games rarely make rich: by Ville's
+inequality the capital ever reaches 1/alpha with probability alpha at most, so every m under which it did is out. A
+likelihood ratio is convex in x, so that a tie, which counts one half, wins less than half a win and half a loss would:
+with ties the interval is wider than it need be, never too narrow.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def data_of(store: Store, stage: str, settings: Settings, count: Count) -> Data:
     demonstrations = [row.value for row in store.demonstrations()]
     if isinstance(settings, PPOSettings):
         left = max(1, room - settings.max_new_tokens)
-        votes = [row.value.prompt for row in [*store.lessons("ppo"), *store.rankings()]]
+        votes = [row.value.prompt for row in store.lessons("ppo")]
+        votes += [row.value.prompt for row in store.rankings()]
         said = [*votes, *(demonstration.prompt for demonstration in demonstrations)]
         prompts = practised_on((row.value for row in store.prompts()), said)
         data = _measured(prompts, heldout, lambda prompt: (count(prompt, None, left),), lambda prompt: prompt)

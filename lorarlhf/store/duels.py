@@ -1,9 +1,9 @@
 """Blind comparisons of adapters, called duels: who meets whom, on which prompts, and every vote.
 
-What a person says is a comparison like any other (`source` is `duel`), and a row here that says it was cast blind. A row
-here never changes and is never added later: a vote that is taken back or changed afterwards, when its names are known,
-is a comparison still, but no blind one any more. What the scripted judge or a reward model says is a row here alone, so
-that it teaches no reward model and enters no figure about people.
+What a person says is a comparison like any other (`source` is `duel`), and a row here that says it was cast blind. A
+row here never changes and is never added later: a vote that is taken back or changed afterwards, when its names are
+known, is a comparison still, but no blind one any more. What the scripted judge or a reward model says is a row here
+alone, so that it teaches no reward model and enters no figure about people.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ class Duels(Votes):
         """Store what a person said, both the comparison and that it was cast blind; return the comparison's id."""
         with self.transaction() as db:
             id = self.insert(said)
-            self._add_vote(db, duel, said, judge="", judge_hash="", comparison=id)
+            self._add_vote(db, duel, said, comparison=id)
         return id
 
     def add_judged(self, duel: int, judge: str, judge_hash: str, said: Iterable[Comparison]) -> None:
         """Store what a judge that is no person said, all or nothing."""
         with self.transaction() as db:
             for one in said:
-                self._add_vote(db, duel, one, judge=judge, judge_hash=judge_hash, comparison=None)
+                self._add_vote(db, duel, one, judge=judge, judge_hash=judge_hash)
 
     def duel_votes(self) -> list[DuelVote]:
         """List the blind votes that count, oldest first."""
@@ -158,19 +158,20 @@ class Duels(Votes):
         duel: int,
         said: Comparison,
         *,
-        judge: str,
-        judge_hash: str,
-        comparison: int | None,
+        judge: str = "",
+        judge_hash: str = "",
+        comparison: int | None = None,
     ) -> None:
         first, second = said.origin.adapter_hashes
         key = self._keep(db, said.prompt)
         # A person's answers stand in the comparison.
         a, b = ("", "") if comparison is not None else (said.a, said.b)
-        values = (now(), duel, judge, judge_hash, key, first, second, Outcome(said.outcome).value, a, b, comparison)
+        outcome = Outcome(said.outcome).value
         db.execute(
-            """INSERT INTO duel_votes (created, duel, judge, judge_hash, prompt, first, second, outcome, a, b, comparison)
+            """INSERT INTO duel_votes
+            (created, duel, judge, judge_hash, prompt, first, second, outcome, a, b, comparison)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            values,
+            (now(), duel, judge, judge_hash, key, first, second, outcome, a, b, comparison),
         )
 
     def _keep(self, db: sqlite3.Connection, prompt: Prompt) -> str:
