@@ -137,13 +137,13 @@ def ratings(workspace: str | None, as_json: bool) -> None:
 
     People, the scripted judge and each reward model stand apart.
     """
-    from lorarlhf.evaluate import duels
+    from lorarlhf.evaluate import duel_words
     from lorarlhf.library import list_saved
 
     place = open_workspace(workspace)
     with place.store() as store:
         saved = list_saved(place.adapters_dir)
-        show_json(duels.as_json(store, saved)) if as_json else click.echo(duels.told(store, saved))
+        show_json(duel_words.as_json(store, saved)) if as_json else click.echo(duel_words.told(store, saved))
 
 
 def _is_reward_model(place: Workspace, name: str) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.judging import scored
 from lorarlhf.errors import AdapterError
-from lorarlhf.evaluate.duels import SCRIPT, result_of, write_cards
+from lorarlhf.evaluate.duel_words import write_cards
+from lorarlhf.evaluate.duels import SCRIPT, result_of
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.library import BARE, SavedAdapter, list_saved
 from lorarlhf.settings import SamplingSettings

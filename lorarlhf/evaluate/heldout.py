@@ -91,7 +91,7 @@ def _gone(store: Store, names: list[str], caveats: list[str]) -> Iterator[_Made]
 
 
 def new_prompts(store: Store, learned: Learned, base: str) -> list[Prompt]:
-    """List the prompts at hand that nobody learned from, each once: imported ones, and those the starter keeps apart."""
+    """List the prompts that nobody learned from: imported ones, and those that the starter keeps apart."""
     there = [row.value for row in store.prompts()]
     if base == "starter":
         there += starter.prompts(heldout=True)
