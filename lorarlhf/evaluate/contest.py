@@ -38,7 +38,7 @@ class Field:
 def field_of(store: Store, place: Workspace, names: Sequence[str], fingerprint: str) -> Field:
     """Find the adapters named; raise `AdapterError` unless they are two or more, differ, and answer on this base."""
     if not 2 <= len(names) <= MOST:
-        raise AdapterError(f"a duel is between 2 to {MOST} adapters, not {len(names)}")
+        raise AdapterError(f"a duel takes 2 to {MOST} adapters, not {len(names)}")
     saved = {name: read_saved(place.adapters_dir / name) for name in names if name != BARE}
     for adapter in saved.values():
         _check(adapter, fingerprint)

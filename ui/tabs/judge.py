@@ -5,9 +5,13 @@ from __future__ import annotations
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.tabs import judge_reward
+from lorarlhf.ui.tabs import judge_duel, judge_reward
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
-    judge_reward.build(desk, tab)
+    with gr.Tabs(elem_id="judge-sections"):
+        with gr.Tab("Reward model"):
+            judge_reward.build(desk, tab)
+        with gr.Tab("Blind comparison"):
+            judge_duel.build(desk)
