@@ -18,18 +18,21 @@ def percent(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.0%} to {bounds[1]:.0%}"
 
 
-def verdict(result: Result, names: dict[str, str]) -> str:
-    """Say how it stands, in one sentence."""
+def verdict(result: Result, names: dict[str, str], *, always: bool = True) -> str:
+    """Say how it stands, in one sentence, by the interval for whoever looks after every vote or only once."""
     if not result.votes:
         return f"No votes yet on {names[result.first]} against {names[result.second]}"
-    if result.settled == "second" or (not result.settled and result.share.value < 0.5):
+    if result.share.value < 0.5:
         result = result.swapped()
     one, other = names[result.first], names[result.second]
-    figures = f"{result.share.value:.0%} of {counted(result.votes, 'vote')}, ties half"
-    if result.settled == "first":
-        return f"{one} is preferred to {other}: it wins {figures}"
+    bounds = result.always if always else (result.share.low, result.share.high)
+    figures = f"{result.share.value:.0%} of {counted(result.votes, 'vote')} ({percent(bounds)}; ties half)"
+    if not always:
+        return f"{one} wins {figures} against {other}"
     if result.settled == "equal":
         return f"{one} and {other} are as good as equal: {one} wins {figures}"
+    if result.settled:
+        return f"{one} is preferred to {other}: it wins {figures}"
     return f"Not settled yet: {one} wins {figures} against {other}"
 
 
@@ -62,11 +65,10 @@ def told(store: Store, adapters: Sequence[SavedAdapter]) -> str:
             about = "" if hash == board.anchor else f"  ({rating.low:+.0f} to {rating.high:+.0f})"
             lines.append(f"  {rating.points:+5.0f}{about}  {names[hash]}, {counted(rating.games, 'vote')}")
         lines += [f"     ?  {names[hash]}: no vote links it to {names[board.anchor]}" for hash in board.unplaced]
+        people = board.judge[0] == PEOPLE
         for result in board.results:
-            bounds = result.always if board.judge[0] == PEOPLE else (result.share.low, result.share.high)
-            lines.append(f"  {verdict(result, names)} (95 % interval {percent(bounds)} for {names[result.first]})")
-            if board.judge[0] == PEOPLE:
-                lines.append(f"    {stop_rule(result)}")
+            lines.append(f"  {verdict(result, names, always=people)}")
+            lines += [f"    {stop_rule(result)}"] if people else []
         lines.append("")
     return "\n".join(lines).rstrip() or NOBODY
 
@@ -111,3 +113,13 @@ def write_cards(store: Store, place: Workspace, hashes: Iterable[str]) -> None:
         for adapter in adapters:
             if adapter.hash == hash:
                 revise_card(adapter, {"duels": card_entries(store, adapters, hash)})
+
+
+def card_lines(card: dict[str, Any]) -> dict[str, str]:
+    """Put into words what a card says about blind comparisons: against whom and by whom, and how it did."""
+    found = {}
+    for one in card.get("duels", []):
+        low, high = one["interval_at_any_time" if one["by"] == "people" else "interval"]
+        figures = f"wins {one['win_rate']:.0%} of {counted(one['votes'], 'vote')} (95 % interval {percent((low, high))}; ties half)"
+        found[f"against {one['against']['name']}, by {one['by']}"] = figures
+    return found

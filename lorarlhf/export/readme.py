@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lorarlhf.evaluate.duel_words import card_lines
 from lorarlhf.export.origin import Origin
 from lorarlhf.export.readme_gguf import loading as gguf_loading
 
@@ -180,7 +181,7 @@ def write_readme(export: Export) -> str:
         parts.append(_BATCHES.format(end=end, offset=export.offset))
     parts += [_checks(export), "## How it was made\n", _made(card)]
     parts.append(_section("Metrics", _numbers(card.get("metrics", {}))))
-    parts.append(_duels(card.get("duels", [])))
+    parts.append(_section("Blind comparisons, on prompts it never learned from", card_lines(card).items()))
     parts.append(_section("Settings", card.get("settings", {}).items()))
     parts.append("`card.json` says the same for programs, and names every row of data by its id.\n")
     return "\n".join(part for part in parts if part)
@@ -325,18 +326,6 @@ def _made(card: dict[str, Any]) -> str:
 
 def _numbers(metrics: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     return [(name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in metrics.items()]
-
-
-def _duels(results: list[dict[str, Any]]) -> str:
-    """Say how it did in blind comparisons on prompts it never learned from."""
-    rows = []
-    for one in results:
-        if not one.get("votes"):
-            continue
-        low, high = one["interval_at_any_time" if one["by"] == "people" else "interval"]
-        figures = f"wins {one['win_rate']:.0%} of {one['votes']} (95 % interval {low:.0%} to {high:.0%}, ties half)"
-        rows.append((f"against {one['against']['name']}, by {one['by']}", figures))
-    return _section("Blind comparisons", rows)
 
 
 def _section(title: str, rows: Iterable[tuple[str, Any]]) -> str:

@@ -1,8 +1,8 @@
 """Blind comparisons as a page asks for them. Knows nothing of Gradio.
 
 What is told about the pair in front is a function of its prompt, its answers by place, and a random id: nothing in it,
-nor when it comes, depends on who stands where. Answers are therefore shown when both are whole. The names are told in the
-reply to the vote, which is on disk by then.
+nor when it comes, depends on who stands where. Answers are therefore shown when both are whole. The names are told in
+the reply to the vote, which is on disk by then.
 """
 
 from __future__ import annotations

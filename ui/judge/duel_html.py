@@ -44,13 +44,14 @@ def _standing(result: Result, names: dict[str, str], left: int | None) -> str:
 
 
 def _bar(name: str, value: float, bounds: tuple[float, float], other: str) -> str:
+    """Draw how far the matter is pulled to either end."""
     low, high = bounds
     words = escape(f"{name} wins {value:.0%}, interval {percent(bounds)}", quote=True)
     return (
-        f"<div class='tug'><span>{escape(other)}</span><div class='track' role='img' aria-label='{words}'>"
-        f"<i class='level' style='left:50%'></i><i class='range' style='left:{low:.2%};right:{1 - high:.2%}'></i>"
-        f"<i class='dot' style='left:{value:.2%}'></i></div><span>{escape(name)}</span>"
-        f"<span class='n'>{value:.0%} <small>({percent(bounds)})</small></span></div>"
+        f"<div class='tug'><span>{escape(other)} <b>{1 - value:.0%}</b></span>"
+        f"<div class='track' role='img' aria-label='{words}'><i class='level' style='left:50%'></i>"
+        f"<i class='range' style='left:{low:.2%};right:{1 - high:.2%}'></i><i class='dot' style='left:{value:.2%}'></i>"
+        f"</div><span><b>{value:.0%}</b> {escape(name)}</span></div>"
     )
 
 
@@ -62,10 +63,9 @@ def machines_html(store: Store, adapters: Sequence[SavedAdapter], duel: Duel, vo
         for pair in pairs:
             result = result_of(said, *pair)
             if judge[0] != PEOPLE and result.votes:
-                bounds = (result.share.low, result.share.high)
-                bar = _bar(names[pair[0]], result.share.value, bounds, names[pair[1]])
-                title = f"{judge_name(judge)}, {counted(result.votes, 'vote')}"
-                rows.append(f"<div class='pair'><p class='subdued'>{escape(title)}</p>{bar}</div>")
+                bar = _bar(names[pair[0]], result.share.value, (result.share.low, result.share.high), names[pair[1]])
+                title = f"By {judge_name(judge)}: {verdict(result, names, always=False)}"
+                rows.append(f"<div class='pair'><p>{escape(title)}</p>{bar}</div>")
     return "".join(rows)
 
 
