@@ -22,7 +22,7 @@ def verdict(result: Result, names: dict[str, str], *, always: bool = True) -> st
     """Say how it stands, in one sentence, by the interval for whoever looks after every vote or only once."""
     if not result.votes:
         return f"No votes yet on {names[result.first]} against {names[result.second]}"
-    if result.share.value < 0.5:
+    if result.settled == "second" or (result.settled != "first" and result.share.value < 0.5):
         result = result.swapped()
     one, other = names[result.first], names[result.second]
     bounds = result.always if always else (result.share.low, result.share.high)
@@ -120,6 +120,7 @@ def card_lines(card: dict[str, Any]) -> dict[str, str]:
     found = {}
     for one in card.get("duels", []):
         low, high = one["interval_at_any_time" if one["by"] == "people" else "interval"]
-        figures = f"wins {one['win_rate']:.0%} of {counted(one['votes'], 'vote')} (95 % interval {percent((low, high))}; ties half)"
-        found[f"against {one['against']['name']}, by {one['by']}"] = figures
+        figures = f"wins {one['win_rate']:.0%} of {counted(one['votes'], 'vote')}"
+        about = f"(95 % interval {percent((low, high))}; ties half)"
+        found[f"against {one['against']['name']}, by {one['by']}"] = f"{figures} {about}"
     return found
