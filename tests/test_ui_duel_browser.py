@@ -135,7 +135,7 @@ def test_by_keys_to_the_verdict_blind_until_the_vote_and_over_a_restart(app):
         press(page, better(page))
 
         page.get_by_role("button", name="Let the scripted judge vote").click()
-        # It votes on two hundred prompts and the typed one; what it said of the first of them is kept when it is stopped.
+        # It votes on 200 prompts and the typed one; what it said of the first of them is kept when stopped.
         told = page.locator(".duel .judges [role=status]")
         expect(told).to_contain_text(re.compile(r"(6[4-9]|[7-9]\d|[1-3]\d\d) of 402"), timeout=60_000)
         page.get_by_role("button", name="Stop", exact=True).locator("visible=true").click()
