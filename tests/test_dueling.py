@@ -19,7 +19,8 @@ from lorarlhf.evaluate.contest import field_of, prompts_for
 from lorarlhf.evaluate.duel_words import as_json, card_entries, write_cards
 from lorarlhf.evaluate.duels import boards
 from lorarlhf.evaluate.heldout import trained_on
-from lorarlhf.export.peft_format import export_peft
+from lorarlhf.export.origin import origin_of
+from lorarlhf.export.readme import Export, write_readme
 from lorarlhf.library import list_saved, read_saved, rename_saved, revise_card
 from lorarlhf.settings import LoadSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.starter import judge as script
@@ -251,7 +252,7 @@ def test_the_scripted_judge_says_what_it_says_elsewhere(place, engine, monkeypat
         assert row["judge"] == "script"
 
 
-def test_the_card_says_how_it_did_and_so_does_the_export_and_its_hashes_hold(place, engine, tmp_path):
+def test_the_card_says_how_it_did_and_so_does_the_export_and_its_hashes_hold(place, engine):
     duel = begin(engine, ["base", "sft-1"])
     base, sft = engine.store.duel(duel).contestants
     for i in range(20):
@@ -270,11 +271,10 @@ def test_the_card_says_how_it_did_and_so_does_the_export_and_its_hashes_hold(pla
     assert saved.content("adapter")  # raises where the file is not the one the card describes
     assert not list(saved.path.glob(".*"))
     engine.generate([user("still loads?")], 1, SamplingSettings(max_new_tokens=2), "sft-1")
-    export_peft(saved, tmp_path / "out")
-    readme = (tmp_path / "out" / "README.md").read_text()
+    origin = origin_of(saved, engine.base.folder)
+    readme = write_readme(Export(saved.card, saved.name, "out", origin, (), None))
     assert "## Blind comparisons" in readme
     assert "| against base, by people | wins 90% of 20 votes (95 % interval " in readme
-    assert json.loads((tmp_path / "out" / "card.json").read_text())["duels"] == saved.card["duels"]
     renamed = rename_saved(place.adapters_dir, "sft-1", "helpful")
     try:
         names = [

@@ -64,6 +64,9 @@ def _forebears(store: Store, adapters: Sequence[SavedAdapter], caveats: list[str
             continue
         seen.add(adapter.name)
         card = adapter.card
+        if "imported" in card:  # of another program: there is nothing to go by, and nothing to refuse a prompt for
+            caveats.append(f"{adapter.name} was made elsewhere; whether it learned from these prompts is not known")
+            continue
         yield _Made(adapter.name, card.get("settings", {}), card.get("data", {}), card.get("run") in runs)
         for parent in card.get("parents", {}).values():
             if parent.get("hash") in around:
