@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorarlhf.cli_drift import best_of, policy
-from lorarlhf.cli_shared import engine_for, open_workspace, with_model
+from lorarlhf.cli_shared import common, engine_for, open_workspace, with_model
 from lorarlhf.errors import AdapterError, LoraRlhfError
 from lorarlhf.options import chosen
 from lorarlhf.settings import SamplingSettings
@@ -16,6 +16,7 @@ from lorarlhf.terminal import counting_bar, say, show_json
 if TYPE_CHECKING:
     from lorarlhf.engine.core import Engine
     from lorarlhf.library import SavedAdapter
+    from lorarlhf.types import Prompt
     from lorarlhf.workspace import Workspace
 
 
@@ -60,6 +61,106 @@ def reward(
 
 judge.add_command(policy)
 judge.add_command(best_of)
+
+
+@judge.command()
+@click.argument("adapters", nargs=-1, required=True)
+@click.option(
+    "--prompts",
+    default="64",
+    show_default=True,
+    metavar="FILE|N",
+    help="How many prompts that none of them learned from, or a file of them in any format `import` reads.",
+)
+@click.option(
+    "--by",
+    metavar="JUDGE",
+    help="script (the starter's scripted rater), reward (the newest reward model, or the one named among ADAPTERS), or "
+    "the name of a reward model. [default: script on the starter, else reward]",
+)
+@with_model(SamplingSettings)
+def duel(
+    adapters: tuple[str, ...],
+    prompts: str,
+    by: str | None,
+    workspace: str | None,
+    preset: Any,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare the answers of two or more adapters, by a judge that is no person.
+
+    ADAPTERS are names, `base` for the bare base. They answer prompts that neither they nor what they were made from
+    learned from. What the judge says is kept apart from people's votes; those are cast in the app, in the tab Judge.
+    """
+    from lorarlhf.engine.dueling import judge_duel, judge_of_duel
+    from lorarlhf.evaluate.contest import field_of, prompts_for
+    from lorarlhf.evaluate.duels import SCRIPT
+
+    place = open_workspace(workspace)
+    named = [name for name in adapters if by != "reward" or not _is_reward_model(place, name)]
+    judges = [name for name in adapters if name not in named]
+    if len(judges) > 1:
+        raise click.UsageError(f"one reward model judges at a time, not {' and '.join(judges)}")
+    wanted = None if prompts.isdigit() else _prompts_of(prompts)
+    sampling = chosen(SamplingSettings, options, preset, "sampling")
+    with engine_for(workspace, options, preset) as engine, counting_bar("judging", "answer") as progress:
+        base = engine.base.identity
+        field = field_of(engine.store, place, named, base["fingerprint"])
+        asked = prompts_for(engine.store, field, base["name"], wanted)
+        if wanted is None:
+            asked = asked[: max(1, int(prompts))]
+        judge_name = judges[0] if judges else by or (SCRIPT if base["name"] == "starter" else "reward")
+        if judge_name == "reward":
+            judge_name = _reward_model(place, None).name
+        judge_of_duel(engine, judge_name)  # before anything is recorded
+        number = engine.store.start_duel(
+            field.contestants, base["fingerprint"], asked, sampling.model_dump(mode="json", exclude={"batch_rows"})
+        )
+        result = judge_duel(engine, number, judge_name, progress)
+    left_out = len(wanted) - len(asked) if wanted is not None else 0
+    if as_json:
+        show_json({**result, "left_out": left_out, "caveats": field.learned.caveats})
+        return
+    for caveat in field.learned.caveats:
+        say(f"{caveat}")
+    if left_out:
+        say(f"left out {left_out} prompts: double, or an adapter or what it was made from learned from them")
+    for one in result["results"]:
+        low, high = one["interval"]
+        first, second = one["first"]["name"], one["second"]["name"]
+        click.echo(
+            f"{first} wins {one['win_rate']:.0%} of {one['votes']} against {second} (95 % interval {low:.0%} to "
+            f"{high:.0%}, ties half), by {result['judge']}"
+        )
+
+
+@judge.command()
+@common
+def ratings(workspace: str | None, as_json: bool) -> None:
+    """List the results of all blind comparisons, and what they make of every adapter: ratings by Bradley and Terry.
+
+    People, the scripted judge and each reward model stand apart.
+    """
+    from lorarlhf.evaluate import duel_words
+    from lorarlhf.library import list_saved
+
+    place = open_workspace(workspace)
+    with place.store() as store:
+        saved = list_saved(place.adapters_dir)
+        show_json(duel_words.as_json(store, saved)) if as_json else click.echo(duel_words.told(store, saved))
+
+
+def _is_reward_model(place: Workspace, name: str) -> bool:
+    from lorarlhf.library import BARE, read_saved
+
+    return name != BARE and read_saved(place.adapters_dir / name).has_head
+
+
+def _prompts_of(file: str) -> list[Prompt]:
+    from lorarlhf.data.importing import read_prompts
+
+    return read_prompts(file)
 
 
 def _reward_model(place: Workspace, name: str | None) -> SavedAdapter:

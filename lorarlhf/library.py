@@ -66,7 +66,7 @@ def read_saved(folder: Path) -> SavedAdapter:
         there = ", ".join(adapter.name for adapter in list_saved(folder.parent))
         raise AdapterError(f"no adapter {folder.name}; there are: {there or 'none yet, train one first'}")
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         card["hashes"]["adapter"], card["base"]["fingerprint"], card["base"]["name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise AdapterError(f"adapter {folder.name}: {folder / CARD} is missing or damaged; restore it") from None
@@ -109,17 +109,44 @@ def rename_saved(adapters_dir: Path, name: str, new: str) -> SavedAdapter:
     """
     saved = _own(adapters_dir, name)
     check_new_name(adapters_dir, new)
-    card = {**saved.card, "name": new}
-    aside = saved.path / f".{CARD}.new"
     try:
-        aside.write_text(json.dumps(card, indent=2) + "\n")
         # The folder's name counts. Should power fail in between, only the card's copy of it is ahead.
-        os.replace(aside, saved.path / CARD)
+        card = _replace_card(saved, {**saved.card, "name": new})
         saved.path.rename(adapters_dir / new)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise AdapterError(f"adapter {name} cannot be renamed: {error.strerror or error}") from None
     return SavedAdapter(adapters_dir / new, card)
+
+
+def revise_card(saved: SavedAdapter, changes: dict[str, Any]) -> SavedAdapter:
+    """Add to an adapter's card what was found out about it later; its weights and their hashes stay as they are.
+
+    The card is the old one or the new one at any moment. Raises `AdapterError` where it cannot be written.
+    """
+    now = read_saved(saved.path)  # somebody else may have added to it since
+    if changes.keys() & {"hashes", "base", "name"}:
+        raise AdapterError(f"adapter {saved.name}: what it is cannot be changed on its card")
+    if all(now.card.get(key) == value for key, value in changes.items()):
+        return now
+    try:
+        return SavedAdapter(saved.path, _replace_card(now, {**now.card, **changes}))
+    except OSError as error:
+        raise AdapterError(f"adapter {saved.name}: its card cannot be written: {error.strerror or error}") from None
+
+
+def _replace_card(saved: SavedAdapter, card: dict[str, Any]) -> dict[str, Any]:
+    """Write a card in the place of the old one, at once."""
+    aside = saved.path / f".{CARD}.{os.getpid()}.new"
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, saved.path / CARD)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    return card
 
 
 def delete_saved(adapters_dir: Path, name: str) -> None:

@@ -251,6 +251,13 @@ class EngineClient:
         """Try best-of-n out with a reward adapter → {"drawn"}; for `lorarlhf.evaluate.bestof`."""
         return self._ask("best_of", {"adapter": adapter, "reward": reward})
 
+    def duel(self, number: int, by: str) -> Job:
+        """Have `script` or a reward model vote in a duel → {"duel", "judge", "prompts", "results"}.
+
+        What it says is in the workspace, for `lorarlhf.evaluate.duels`.
+        """
+        return self._ask("duel", {"number": number, "by": by})
+
     def export(self, adapter: str, dest: str | os.PathLike[str], *, form: str = "peft", force: bool = False) -> Job:
         """Write an adapter to a folder or .zip file that other programs load, checked → what was written and found."""
         where = str(Path(dest).absolute())

@@ -219,6 +219,14 @@ class Server:
             self.engine, adapter, reward, on_done=lambda done, total: self._tell(step=done, total=total)
         )
 
+    def do_duel(self, number: int, by: str) -> dict[str, Any]:
+        from lorarlhf.engine.dueling import judge_duel
+
+        def on_judged(done: int, total: int) -> None:
+            self._tell(step=done, total=total)
+
+        return judge_duel(self.engine, number, by, on_judged)
+
     def do_export(self, adapter: str, dest: str, force: bool, form: str) -> dict[str, Any]:
         from lorarlhf.engine.exports import export_adapter
 

@@ -163,6 +163,8 @@ def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Reque
     if parents.get("reward") == BARE:
         raise TrainingError("no reward model on this base yet; train one first with `lorarlhf train reward`")
     data = {kind: [row.id for row in getattr(engine.store, kind)()] for kind in DATA[stage]}
+    if "comparisons" in data:
+        data["comparisons"] = [row.id for row in engine.store.lessons(stage)]
     return Request(stage, settings, adapter, parents, data)
 
 

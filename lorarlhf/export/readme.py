@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lorarlhf.evaluate.duel_words import card_lines
 from lorarlhf.export.origin import Origin
 from lorarlhf.export.readme_gguf import loading as gguf_loading
 
@@ -180,6 +181,7 @@ def write_readme(export: Export) -> str:
         parts.append(_BATCHES.format(end=end, offset=export.offset))
     parts += [_checks(export), "## How it was made\n", _made(card)]
     parts.append(_section("Metrics", _numbers(card.get("metrics", {}))))
+    parts.append(_section("Blind comparisons, on prompts it never learned from", card_lines(card).items()))
     parts.append(_section("Settings", card.get("settings", {}).items()))
     parts.append("`card.json` says the same for programs, and names every row of data by its id.\n")
     return "\n".join(part for part in parts if part)

@@ -50,7 +50,8 @@ def data_of(store: Store, stage: str, settings: Settings, count: Count) -> Data:
     demonstrations = [row.value for row in store.demonstrations()]
     if isinstance(settings, PPOSettings):
         left = max(1, room - settings.max_new_tokens)
-        votes = [row.value.prompt for kind in (store.comparisons, store.rankings) for row in kind()]
+        votes = [row.value.prompt for row in store.lessons("ppo")]
+        votes += [row.value.prompt for row in store.rankings()]
         said = [*votes, *(demonstration.prompt for demonstration in demonstrations)]
         prompts = practised_on((row.value for row in store.prompts()), said)
         data = _measured(prompts, heldout, lambda prompt: (count(prompt, None, left),), lambda prompt: prompt)
@@ -58,7 +59,7 @@ def data_of(store: Store, stage: str, settings: Settings, count: Count) -> Data:
     elif stage == "sft":
         data = _measured(demonstrations, heldout, lambda d: (count(d.prompt, d.response, room),), lambda d: d.prompt)
     else:
-        pairs = pairs_of((r.value for r in store.comparisons()), (r.value for r in store.rankings()))
+        pairs = pairs_of((r.value for r in store.lessons("reward")), (r.value for r in store.rankings()))
 
         def both(pair: Pair) -> Example:
             return count(pair.prompt, pair.chosen, room), count(pair.prompt, pair.rejected, room)

@@ -1,14 +1,29 @@
 """What happened, as rows: votes, runs, metrics, samples. Knows SQLite and nothing of models."""
 
 from lorarlhf.store.codec import KINDS, Vote, fingerprint, kind_of, prompt_of
+from lorarlhf.store.duels import Contestant, Duel, Duels, DuelVote
 from lorarlhf.store.owners import OwnedRuns
 from lorarlhf.store.runs import Event, RunRow
 from lorarlhf.store.scores import Scored, Scores
 from lorarlhf.store.votes import Row
 
 
-class Store(OwnedRuns, Scores):
+class Store(OwnedRuns, Scores, Duels):
     """The workspace's database: everything people said and the engine did."""
 
 
-__all__ = ["KINDS", "Event", "Row", "RunRow", "Scored", "Store", "Vote", "fingerprint", "kind_of", "prompt_of"]
+__all__ = [
+    "KINDS",
+    "Contestant",
+    "Duel",
+    "DuelVote",
+    "Event",
+    "Row",
+    "RunRow",
+    "Scored",
+    "Store",
+    "Vote",
+    "fingerprint",
+    "kind_of",
+    "prompt_of",
+]

@@ -74,6 +74,25 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
                 score REAL NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY (judge, prompt, answer)) WITHOUT ROWID""",
         ),
     ),
+    (
+        "0004-duels",
+        (
+            """CREATE TABLE duels (id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL,
+                contestants TEXT NOT NULL, base TEXT NOT NULL, sampling TEXT NOT NULL, teaches INTEGER NOT NULL)""",
+            """CREATE TABLE duel_prompts (id INTEGER PRIMARY KEY AUTOINCREMENT,
+                duel INTEGER NOT NULL REFERENCES duels(id), prompt TEXT NOT NULL REFERENCES conversations(key),
+                UNIQUE (duel, prompt))""",
+            """CREATE TABLE duel_votes (id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL,
+                duel INTEGER NOT NULL REFERENCES duels(id), judge TEXT NOT NULL, judge_hash TEXT NOT NULL,
+                prompt TEXT NOT NULL REFERENCES conversations(key), first TEXT NOT NULL, second TEXT NOT NULL,
+                outcome TEXT NOT NULL CHECK (outcome IN ('a', 'b', 'tie', 'both_bad', 'skip')),
+                a TEXT NOT NULL, b TEXT NOT NULL, comparison INTEGER UNIQUE REFERENCES comparisons(id))""",
+            """CREATE VIEW live_duel_votes AS SELECT duel_votes.*, messages FROM duel_votes
+                JOIN conversations ON conversations.key = duel_votes.prompt
+                WHERE comparison IS NULL
+                OR comparison NOT IN (SELECT row FROM retractions WHERE kind = 'comparisons')""",
+        ),
+    ),
 )
 
 

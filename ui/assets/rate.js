@@ -1,9 +1,6 @@
 // The Rate tab. Shows what the server says lies in front of the person, and sends what the person says about it.
-// In scope: element and server (Gradio's), and what rate_text.js, rate_ranking.js and rate_history.js define.
+// In scope: element and server (Gradio's), and what the other scripts named rate_… define.
 
-const LETTERS = ["A", "B", "C", "D", "E", "F"];
-const ARM_MS = 300; // A key pressed this soon after a pair appeared was meant for the one before.
-const PHONE = matchMedia("(max-width: 700px)");
 const LOOK_MS = { drawing: 120, waiting: 300, idle: 2000, hidden: 400 };
 
 const root = element.querySelector(".rate");
@@ -18,10 +15,6 @@ let epoch = 0; // grows with every action: a look that was under way says nothin
 let armedAt = 0;
 let editing = null;
 
-const VERDICTS = [
-  ["a2", "A much better", "1"], ["a1", "A better", "2"], ["tie", "Tie", "3"], ["b1", "B better", "4"],
-  ["b2", "B much better", "5"], ["both_bad", "Both bad", "B"], ["skip", "Skip", "S"],
-];
 const TOOLS = [
   ["undo", "Undo", "U"], ["edit0", "Edit A", "E"], ["edit1", "Edit B", "⇧E"], ["again", "Regenerate", "R"],
   ["next", "New pair", "N"], ["legend", "All keys", "?"],
@@ -345,8 +338,6 @@ function stopEditing() {
 
 // -- what keys and buttons do -----------------------------------------------------------------------------------
 
-const isVerdict = (name) => VERDICTS.some(([own]) => own === name);
-
 /** Do what a button says, if it can be done now: a key pressed while another is at work was meant for what is gone. */
 function press(name, byKey = false) {
   const sheet = view.sheet;
@@ -371,22 +362,8 @@ function press(name, byKey = false) {
   }
 }
 
-function isField(node) {
-  return Boolean(node?.closest?.("textarea, select, [contenteditable=''], [contenteditable=true], input:not([type=checkbox]):not([type=radio])"));
-}
-
-const KEYS = { a2: ["Digit1", "S-ArrowLeft"], a1: ["Digit2", "ArrowLeft"], tie: ["Digit3", "t"], b1: ["Digit4", "ArrowRight"],
-  b2: ["Digit5", "S-ArrowRight"], both_bad: ["b"], skip: ["s"], undo: ["u"], edit0: ["e"], edit1: ["S-e"], again: ["r"], next: ["n"], reveal: ["v"], legend: ["?"] };
+const KEYS = { ...VERDICT_KEYS, undo: ["u"], edit0: ["e"], edit1: ["S-e"], again: ["r"], next: ["n"], reveal: ["v"], legend: ["?"] };
 const BY_KEY = Object.fromEntries(Object.entries(KEYS).flatMap(([name, keys]) => keys.map((key) => [key, name])));
-
-/** Name a key: digits by their place, so that layouts with shifted digits work; letters by what they write. */
-function nameOf(event) {
-  const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
-  if (digit && !event.shiftKey) return `Digit${digit[1]}`;
-  if (event.key === "?") return "?";
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  return event.shiftKey && key !== "=" ? `S-${key}` : key;
-}
 
 function showLegend(on) {
   $(".legend").hidden = !on;

@@ -6,6 +6,7 @@ import json
 from html import escape
 from typing import Any
 
+from lorarlhf.evaluate.duel_words import card_lines
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.ui.models.shelf import ROLES, Exported, Row, base_name, measured
 
@@ -74,7 +75,7 @@ def card_html(adapter: SavedAdapter | None) -> str:
     }
     numbers = {name: f"{value:.4g}" for name, value in measured(adapter).items()}
     return (
-        f"<h3>{escape(adapter.name)}</h3>{_list(facts)}"
+        f"<h3>{escape(adapter.name)}</h3>{_list(facts)}{_fold('Blind comparisons', card_lines(card))}"
         f"{_fold('Measured at the end', numbers)}{_fold('Settings', card.get('settings', {}))}"
     )
 

@@ -35,19 +35,18 @@ class Tray:
     def __init__(
         self,
         desk: Desk,
-        recipe: Callable[[], Recipe],
+        recipe: Callable[[Prompt], Recipe],
         take: Callable[[Collection[str]], Prompt | None],
         repeat: Callable[[Collection[int]], Sheet | None] = lambda asked: None,
+        redraws: int = REDRAWS,
     ) -> None:
         self.lock = threading.RLock()
         """Held by whoever looks at the sheets or moves them; never while the engine is waited for."""
         self.sheets: deque[Sheet] = deque()
         self.problem = ""
         """Why the thread could not go on."""
-        self._desk, self._recipe, self._take, self._repeat = desk, recipe, take, repeat
+        self._desk, self._recipe, self._take, self._repeat, self._redraws = desk, recipe, take, repeat, redraws
         self._news = threading.Event()
-        self._edition = 0
-        """Grows when the person wants sheets made otherwise."""
         self._watched = 0.0
         self._at_work: tuple[Sheet, Job] | None = None
         self._thread: threading.Thread | None = None
@@ -85,7 +84,6 @@ class Tray:
         """Take all sheets away."""
         with self.lock:
             self.sheets.clear()
-            self._edition += 1
         self.changed()
 
     def put_back(self, sheet: Sheet) -> None:
@@ -98,15 +96,13 @@ class Tray:
         """Draw other answers to the front sheet's prompt."""
         with self.lock:
             if self.sheets:
-                self.sheets[0] = Sheet.blank(self.sheets[0].prompt, self._recipe())
+                self.sheets[0] = self._blank(self.sheets[0].prompt)
         self.changed()
 
     def renew(self) -> None:
         """Draw everything again, as is wanted now."""
-        recipe = self._recipe()
         with self.lock:
-            self.sheets = deque(Sheet.blank(sheet.prompt, recipe) for sheet in self.sheets if sheet.repeats is None)
-            self._edition += 1
+            self.sheets = deque(self._blank(sheet.prompt) for sheet in self.sheets if sheet.repeats is None)
         self.changed()
 
     def obstacle(self) -> str:
@@ -139,15 +135,10 @@ class Tray:
 
     def _next(self) -> Sheet | None:
         """Find the sheet to draw now, or begin one; None where there is nothing to do."""
-        if not self._watching or self.obstacle():
-            return None
-        edition, recipe = self._edition, self._recipe()
-        if not recipe.base:
+        if not self._watching or self.obstacle() or not self._desk.fingerprint:
             return None
         with self.lock:
-            if edition != self._edition:  # the recipe may be the one before the person changed it
-                return None
-            self._refresh(recipe)
+            self._refresh()
             undone = self._first_undone()
             if undone or len(self.sheets) > AHEAD:
                 return undone
@@ -156,14 +147,17 @@ class Tray:
                 return None
             if self.sheets and (again := self._repeat({s.repeats for s in self.sheets if s.repeats is not None})):
                 self.sheets.append(again)
-            self.sheets.append(sheet := Sheet.blank(prompt, recipe))
+            self.sheets.append(sheet := self._blank(prompt))
             return sheet
 
-    def _refresh(self, recipe: Recipe) -> None:
+    def _blank(self, prompt: Prompt) -> Sheet:
+        return Sheet.blank(prompt, self._recipe(prompt))
+
+    def _refresh(self) -> None:
         """Put blanks in the place of sheets drawn otherwise than is wanted now, except one that may be being read."""
         for i, sheet in enumerate(self.sheets):
-            if sheet.recipe not in (None, recipe) and not (i == 0 and sheet.whole):
-                self.sheets[i] = Sheet.blank(sheet.prompt, recipe)
+            if sheet.recipe not in (None, self._recipe(sheet.prompt)) and not (i == 0 and sheet.whole):
+                self.sheets[i] = self._blank(sheet.prompt)
 
     def _first_undone(self) -> Sheet | None:
         return next((sheet for sheet in self.sheets if not sheet.done), None)
@@ -176,7 +170,7 @@ class Tray:
         assert sheet.recipe is not None
         hopeless = sheet.recipe.sampling.temperature == 0 and len(sheet.recipe.groups()) == 1
         try:
-            for _ in range(1 if hopeless else 1 + REDRAWS):
+            for _ in range(1 if hopeless else 1 + self._redraws):
                 sheet.begin(secrets.randbelow(2**31))
                 sheet.tries += 1
                 self._answer(sheet)

@@ -45,7 +45,7 @@ class RatingDesk:
             "queue": imported_line(store),
             "starter": starter_line(store),
         }
-        self.tray = Tray(desk, self.recipe, self._take, self._again)
+        self.tray = Tray(desk, lambda prompt: self.recipe(), self._take, self._again)
         self._last: Sheet | None = None
         """What the last verdict was about."""
 

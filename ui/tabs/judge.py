@@ -5,10 +5,14 @@ from __future__ import annotations
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.tabs import judge_drift, judge_reward
+from lorarlhf.ui.tabs import judge_drift, judge_duel, judge_reward
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
-    judge_reward.build(desk, tab)
-    judge_drift.build(desk, tab)
+    with gr.Tabs(elem_id="judge-sections"):
+        with gr.Tab("Reward model and policy"):
+            judge_reward.build(desk, tab)
+            judge_drift.build(desk, tab)
+        with gr.Tab("Blind comparison"):
+            judge_duel.build(desk)

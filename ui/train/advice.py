@@ -90,6 +90,10 @@ class Standing:
 def count(store: Store) -> dict[str, int]:
     """Count what a `Standing` tells of the rows."""
     counts, outcomes = store.counts(), store.outcomes()
+    kept = [row.value.outcome.value for row in store.kept_for_measuring()]
+    for outcome in kept:
+        outcomes[outcome] -= 1
+    counts["comparisons"] -= len(kept)
     return {
         "demonstrations": counts["demonstrations"],
         "prompts": counts["prompts"],

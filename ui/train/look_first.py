@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 Updates = dict[Any, Any]
-GO_TO_JUDGE = """() => [...document.querySelectorAll('#tabs [role=tab]')]
-  .find(tab => tab.textContent.trim() === 'Judge')?.click()"""
+GO_TO_JUDGE = """() => { [...document.querySelectorAll('#tabs [role=tab]')]
+  .find(tab => tab.textContent.trim() === 'Judge')?.click();
+  document.querySelector('#judge-sections [role=tab]')?.click(); }"""
 SCROLL = "() => document.getElementById('look-first')?.scrollIntoView({ block: 'nearest' })"
 
 

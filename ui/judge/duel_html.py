@@ -1,0 +1,133 @@
+"""Results of blind comparisons as HTML: words first, then a bar for each interval. Names are escaped; no Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import combinations
+
+from lorarlhf.evaluate.duel_words import counted, percent, stop_rule, verdict
+from lorarlhf.evaluate.duels import PEOPLE, Board, Result, boards, judge_name, names_of, result_of, votes_by
+from lorarlhf.evaluate.sequential import ALPHA
+from lorarlhf.library import SavedAdapter
+from lorarlhf.store import Duel, DuelVote, Store
+
+EARLIER = 8
+"""Earlier duels that are offered to go on with."""
+
+
+def standing_html(
+    store: Store, adapters: Sequence[SavedAdapter], duel: Duel, votes: Sequence[DuelVote], left: int
+) -> str:
+    """Write how a duel stands by people's blind votes: each pair's win rate, and how far it is from settled.
+
+    Of several pairs each takes its part of the error allowed, so that all that is settled holds at once (Bonferroni).
+    """
+    names, taken_back = names_of(store, adapters), store.taken_back()
+    pairs = list(combinations([one.hash for one in duel.contestants], 2))
+    own = [vote for vote in votes if vote.judge == PEOPLE]
+    found = [result_of(own, *pair, taken_back=taken_back, alpha=ALPHA / len(pairs)) for pair in pairs]
+    return "".join(_standing(one, names, left if len(pairs) == 1 else None) for one in found)
+
+
+def _standing(result: Result, names: dict[str, str], left: int | None) -> str:
+    said = f"<p class='verdict'>{escape(verdict(result, names))}.</p>"
+    if result.votes:
+        said += _bar(names[result.first], result.share.value, result.always, names[result.second])
+    about = [escape(stop_rule(result, left))]
+    if result.taken_back:
+        about.append(f"{counted(result.taken_back, 'vote')} taken back, not counted")
+    if result.votes > result.prompts:
+        about.append(f"the interval rests on the first vote of each of {counted(result.prompts, 'prompt')}")
+    kind = "settled" if result.settled else "open"
+    return f"<div class='pair {kind}'>{said}<p class='subdued'>{'. '.join(about)}.</p></div>"
+
+
+def _bar(name: str, value: float, bounds: tuple[float, float], other: str) -> str:
+    """Draw how far the matter is pulled to either end."""
+    low, high = bounds
+    words = escape(f"{name} wins {value:.0%}, interval {percent(bounds)}", quote=True)
+    return (
+        f"<div class='tug'><span>{escape(other)} <b>{1 - value:.0%}</b></span>"
+        f"<div class='track' role='img' aria-label='{words}'><i class='level' style='left:50%'></i>"
+        f"<i class='range' style='left:{low:.2%};right:{1 - high:.2%}'></i><i class='dot' style='left:{value:.2%}'></i>"
+        f"</div><span><b>{value:.0%}</b> {escape(name)}</span></div>"
+    )
+
+
+def machines_html(store: Store, adapters: Sequence[SavedAdapter], duel: Duel, votes: Sequence[DuelVote]) -> str:
+    """Write what judges that are no people said about the same adapters; never mixed with what people said."""
+    names, rows = names_of(store, adapters), []
+    pairs = list(combinations([one.hash for one in duel.contestants], 2))
+    for judge, said in votes_by(votes).items():
+        for pair in pairs:
+            result = result_of(said, *pair)
+            if judge[0] != PEOPLE and result.votes:
+                bar = _bar(names[pair[0]], result.share.value, (result.share.low, result.share.high), names[pair[1]])
+                title = f"By {judge_name(judge)}: {verdict(result, names, always=False)}"
+                rows.append(f"<div class='pair'><p>{escape(title)}</p>{bar}</div>")
+    return "".join(rows)
+
+
+def board_html(store: Store, adapters: Sequence[SavedAdapter]) -> str:
+    """Write the ratings of everybody, once for each kind of judge."""
+    names = names_of(store, adapters)
+    tables = [_table(board, names) for board in boards(store, adapters)]
+    if not tables:
+        return ""
+    about = (
+        "Ratings by Bradley and Terry from all blind comparisons of this workspace, ties half: 100 points more mean "
+        "being preferred in 64 of 100 cases, 200 points in 76. Intervals hold 95 %."
+    )
+    return f"<h3>Ratings</h3><p class='subdued'>{about}</p><div class='boards'>{''.join(tables)}</div>"
+
+
+def _table(board: Board, names: dict[str, str]) -> str:
+    known = [rating for _, rating in board.placed]
+    low, high = min(r.low for r in known), max(r.high for r in known)
+    wide = max(high - low, 1.0)
+
+    def place(points: float) -> str:
+        return f"{(points - low) / wide:.2%}"
+
+    rows = []
+    for hash, rating in board.placed:
+        anchor = hash == board.anchor
+        about = "stands for 0" if anchor else f"{rating.low:+.0f} to {rating.high:+.0f}"
+        rows.append(
+            f"<tr><th scope='row'>{escape(names[hash])}</th><td class='plot'><div class='track'>"
+            f"<i class='level' style='left:{place(0)}'></i><i class='range' style='left:{place(rating.low)};"
+            f"right:{1 - (rating.high - low) / wide:.2%}'></i><i class='dot' style='left:{place(rating.points)}'></i>"
+            f"</div></td><td class='n'>{rating.points:+.0f} <span>({about})</span></td>"
+            f"<td class='n'>{rating.games:,}</td></tr>"
+        )
+    rows += [
+        f"<tr><th scope='row'>{escape(names[hash])}</th><td colspan='3' class='subdued'>no vote links it to "
+        f"{escape(names[board.anchor])}</td></tr>"
+        for hash in board.unplaced
+    ]
+    title = f"By {escape(judge_name(board.judge))}"
+    head = "<tr><th scope='col'><span class='sr'>adapter</span></th><td></td><th scope='col'>points</th>"
+    head += "<th scope='col'>votes</th></tr>"
+    return (
+        f"<figure><figcaption>{title}</figcaption><table class='intervals'><thead>{head}</thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></figure>"
+    )
+
+
+def earlier_html(store: Store, adapters: Sequence[SavedAdapter], fingerprint: str) -> str:
+    """List the newest duels on this base, each with a button that goes on with it."""
+    names, votes = names_of(store, adapters), store.duel_votes()
+    there = {adapter.hash for adapter in adapters}
+    rows = []
+    for duel in reversed(store.duels()):
+        present = all(not one.name or one.hash in there for one in duel.contestants)
+        cast = sum(vote.duel == duel.id and vote.judge == PEOPLE for vote in votes)
+        if duel.base == fingerprint and present and cast:
+            who = escape(" against ".join(names[one.hash] for one in duel.contestants))
+            when = escape(duel.created[:16].replace("T", " "))
+            rows.append(
+                f"<li>{who} <span class='subdued'>{counted(cast, 'vote')} of yours, begun {when}</span> "
+                f"<button type='button' data-duel='{duel.id}'>Go on</button></li>"
+            )
+    return f"<ul class='earlier'>{''.join(rows[:EARLIER])}</ul>" if rows else ""
