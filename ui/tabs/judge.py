@@ -11,7 +11,7 @@ from lorarlhf.ui.tabs import judge_drift, judge_duel, judge_reward
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
     with gr.Tabs(elem_id="judge-sections"):
-        with gr.Tab("Reward model and policy"):
+        with gr.Tab("Reward, drift"):
             judge_reward.build(desk, tab)
             judge_drift.build(desk, tab)
         with gr.Tab("Blind comparison"):
