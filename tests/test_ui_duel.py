@@ -238,7 +238,7 @@ def test_a_typed_prompt_comes_next_unless_somebody_learned_from_it(duels, desk):
     front(duels)
     reply = duels.ask({"do": "type", "text": f"  {EVIL} one of mine?  "})
     assert reply["said"].startswith("In line")
-    shown = [vote(duels, "tie") and duels.tray.front.prompt for _ in range(6)]
+    shown = [(front(duels).prompt, vote(duels, "tie"))[0] for _ in range(6)]
     assert user(f"{EVIL} one of mine?") in shown
     assert not desk.store.prompts()  # nothing practises on it
     again = duels.ask({"do": "type", "text": f"{EVIL} one of mine?"})
