@@ -145,7 +145,25 @@ def test_measures_by_hand(studio):
     # short: B said, chosen scored higher: wrong; A, right. warm: A, right; B, wrong; a tie says nothing.
     assert found["eval/accuracy/short"] == 0.5
     assert found["eval/accuracy/warm"] == 0.5
-    assert stage.evaluate().quality == -found["eval/loss"]
+    assert stage.evaluate().quality >= -found["eval/loss"]
+
+
+def test_the_best_adapter_is_right_most_often_not_least_sure(studio):
+    stage = make(studio)
+    stage.heldout = [stage._encode(Pair(user(name), "c", "r")) for name in "abcde"]
+
+    def judged(*differences):
+        stage.scores = lambda rows: torch.tensor([x for d in differences for x in (d, 0.0)])
+        return stage.evaluate()
+
+    sure, unsure = judged(6.0, 6.0, 6.0, 6.0, -6.0), judged(0.1, -0.1, 0.1, -0.1, 0.1)
+    assert sure.metrics["eval/loss"] > unsure.metrics["eval/loss"]
+    assert sure.quality > unsure.quality
+    # At the best scale four of five are as sure as they are right: the entropy of 0.8.
+    entropy = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2))
+    assert -sure.quality == pytest.approx(entropy, abs=0.005)
+    # Of scores that say the opposite the best scale is none at all.
+    assert -judged(-1.0, -1.0, -1.0, -1.0, -1.0).quality == pytest.approx(math.log(2), abs=0.01)
 
 
 def test_scores_stand_in_the_order_of_the_rows(studio):

@@ -28,6 +28,10 @@ from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.types import Demonstration, Outcome
 
 
+SCALES = tuple(2.0 ** (k / 2) for k in range(-12, 9))
+"""Factors tried on scores to find the best: from a 64th to sixteen."""
+
+
 class PairRows(NamedTuple):
     """A pair as token rows."""
 
@@ -140,13 +144,27 @@ class RewardStage(OneAdapterStage):
         """Measure accuracy and loss on the votes of held-out prompts."""
         if not any(not p.pair.tie for p in self.heldout):
             return None
-        metrics = self.measure()
-        return Evaluation(metrics, -metrics["eval/loss"])
+        chosen_P, rejected_P = self._heldout_scores()
+        return Evaluation(self._compare(chosen_P, rejected_P), -self._loss_at_best_scale(chosen_P, rejected_P))
 
     def measure(self) -> Metrics:
         """Compare scores with the held-out votes: loss, accuracy of clear votes with 95 % interval, per criterion."""
+        return self._compare(*self._heldout_scores())
+
+    def _heldout_scores(self) -> tuple[Tensor, Tensor]:
         scores_B = self.scores([row for p in self.heldout for row in (p.chosen, p.rejected)])
-        chosen_P, rejected_P = scores_B[0::2], scores_B[1::2]
+        return scores_B[0::2], scores_B[1::2]
+
+    def _loss_at_best_scale(self, chosen_P: Tensor, rejected_P: Tensor) -> float:
+        """Return the held-out loss that the scores would have if they were all larger or smaller by one factor.
+
+        The best adapter is chosen by it. The plain loss punishes a model that is right but too sure of it so hard that
+        an untrained one, which is sure of nothing, can win; a wrong scale is no more than another price of KL.
+        """
+        scaled = (self._losses(self.heldout, k * chosen_P, k * rejected_P).sum() for k in SCALES)
+        return float(min(scaled)) / sum(self._weight(p.pair) for p in self.heldout)
+
+    def _compare(self, chosen_P: Tensor, rejected_P: Tensor) -> Metrics:
         weight = sum(self._weight(p.pair) for p in self.heldout)
         losses_P = self._losses(self.heldout, chosen_P, rejected_P)
         right = [bool(c > r) for p, c, r in zip(self.heldout, chosen_P, rejected_P, strict=True) if not p.pair.tie]
