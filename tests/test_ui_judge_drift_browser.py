@@ -65,6 +65,8 @@ def test_a_policy_is_measured_and_best_of_n_tried_out(app):
         expect(page.locator("#drift svg")).to_be_visible()
         expect(page.locator("#drift table.changes")).to_contain_text("easy questions known, of 40")
         expect(page.locator("#measure-policy")).to_contain_text("Measure again")
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(1000)  # a button that can be pressed again fades in
         assert not offences(page)
 
         expect(page.locator("#best-of")).to_contain_text("sft-1 will answer 16 prompts 16 times each")
@@ -74,6 +76,8 @@ def test_a_policy_is_measured_and_best_of_n_tried_out(app):
         page.click("#try-best-of")
         expect(page.locator("#best-of h3")).to_contain_text("Of 16 answers of sft-1", timeout=SLOW)
         expect(page.locator("#best-of svg")).to_be_visible()
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(1000)
         assert not offences(page)
 
         page.reload()  # everything is there at once: it is stored

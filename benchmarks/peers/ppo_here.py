@@ -43,8 +43,7 @@ def make_stage(work: Work, steps: int, budget: int, device: str = "cpu") -> PPOS
         base = replace(base, eos_ids=frozenset())
     bank, lora = AdapterBank(base), LoraSettings(rank=RANK, alpha=2 * RANK)
     bank.create("policy", lora, seed=1)
-    for name in ("reward", "value"):
-        bank.create(name, lora, head=True, seed=2)
+    bank.create("reward", lora, head=True, seed=2)
     bank.freeze("reward")
     settings = PPOSettings(
         steps=steps,
@@ -61,7 +60,8 @@ def make_stage(work: Work, steps: int, budget: int, device: str = "cpu") -> PPOS
         rank=RANK,
     )
     studio = Studio(base, bank, Team(base.device))
-    return PPOStage(studio, Roles(reference=None), settings, RewardScorer(studio, "reward", settings), work.prompts)
+    roles = Roles(reference=None, value="reward")
+    return PPOStage(studio, roles, settings, RewardScorer(studio, "reward", settings), work.prompts)
 
 
 @contextmanager

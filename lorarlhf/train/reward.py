@@ -27,7 +27,6 @@ from lorarlhf.train.loop import Evaluation, Metrics, batch_at
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.types import Demonstration, Outcome
 
-
 SCALES = tuple(2.0 ** (k / 2) for k in range(-12, 9))
 """Factors tried on scores to find the best: from a 64th to sixteen."""
 
