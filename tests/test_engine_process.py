@@ -135,7 +135,8 @@ def test_answers_grow_and_are_those_of_the_engine_in_process(client, load):
     engine.store.close()
     assert found == expected
     final = tuple(answer["text"] for answers in found for answer in answers)
-    assert seen[-1] == final
+    # A character that was never finished is shown in the end only.
+    assert [text.rstrip("\ufffd") for text in seen[-1]] == [text.rstrip("\ufffd") for text in final]
     assert len(set(seen)) > 2
     assert all(whole.startswith(text) for texts in seen for text, whole in zip(texts, final, strict=True))
 

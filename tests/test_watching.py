@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -91,7 +92,9 @@ def test_who_leaves_touches_nothing(place):
     with place.store() as store:
         run = ppo(store)
         before = store.run(run)
-        process = subprocess.Popen(command(place, "--watch"), stderr=subprocess.PIPE, text=True)
+        # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command(place, "--watch"), stderr=subprocess.PIPE, text=True, preexec_fn=heed)
         assert process.stderr is not None
         assert process.stderr.readline() == "Ctrl-C leaves; the runs go on\n"
         assert process.stderr.readline() == "kind (run ppo-1): step 6 of 8, score 0.6, KL 2.5, length 60\n"
