@@ -13,7 +13,8 @@ probabilities: it computes them again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,16 @@ SHORT = 200
 """Keys up to which products are faster than torch's kernel when several tokens ask."""
 
 
-class PackedRows(NamedTuple):
+@dataclass(frozen=True)
+class PackedRows:
     """Where the tokens of rows that stand one behind the other belong when they stand side by side."""
 
     token_BL: Tensor
     """Index of each token in the pack; 0 where a row has ended."""
     place_T: Tensor
     """Index of each token of the pack in `token_BL`, flattened."""
+    windows: set[int | None] = field(default_factory=set)
+    """How far back layers asked to look, so far."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> PackedRows:
@@ -97,9 +101,19 @@ def packed_states(backbone: nn.Module, ids_T: Tensor, rows: PackedRows) -> Tenso
 
 @torch.no_grad()
 def packs(model: PreTrainedModel, backbone: nn.Module) -> bool:
-    """Try whether rows in one pack get the hidden states that each gets alone."""
-    if model.config._attn_implementation != NAME:
+    """Try whether rows in one pack get the hidden states that each gets alone.
+
+    A window is wider than the rows of the trial, so that it would not show in the numbers: the layers that have one
+    must say so. Other ways to look at a part of a row are not known here.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or [])
+    other = kinds - {"full_attention", "sliding_attention"} or getattr(config, "attention_chunk_size", None)
+    if model.config._attn_implementation != NAME or other:
         return False
+    window = getattr(config, "sliding_window", None)
+    if kinds and "sliding_attention" not in kinds:
+        window = None
     rows = [[3, 1, 2, 4, 1], [2, 0, 1]]
     alone = [backbone(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
     try:
@@ -107,6 +121,8 @@ def packs(model: PreTrainedModel, backbone: nn.Module) -> bool:
         together_TH = packed_states(backbone, torch.tensor([*rows[0], *rows[1]], device=model.device), places)
     except (TypeError, RuntimeError, ValueError, IndexError, AttributeError):
         return False  # an architecture that does not hand arguments on to its attention
+    if window and window not in places.windows:
+        return False
     wanted_TH = torch.cat(alone).float()
     return torch.allclose(together_TH.float(), wanted_TH, rtol=0.03, atol=0.03 * float(wanted_TH.abs().max()))
 
@@ -137,7 +153,9 @@ def attention(
             packed_rows.side_by_side(pack[0].transpose(0, 1)).transpose(1, 2)
             for pack in (query_BHQD, key_BGKD, value_BGKD)
         )
-        mask = _window(kwargs.get("sliding_window"), packed_rows.token_BL)
+        width = kwargs.get("sliding_window")
+        packed_rows.windows.add(width)
+        mask = _window(width, packed_rows.token_BL)
         found, _ = attention(
             module, query_BHQD, key_BGKD, value_BGKD, mask, dropout, scaling, is_causal, None, **kwargs
         )
@@ -147,7 +165,8 @@ def attention(
     decoding = asking == 1 and not torch.is_grad_enabled()
     short = asking == keys <= SHORT and query_BHQD.dtype == torch.bfloat16
     here = query_BHQD.device.type == "cpu"
-    known = dropout == 0 and not any(value is not None for name, value in kwargs.items() if name in UNKNOWN)
+    known = dropout == 0 and all(kwargs.get(name) is None for name in UNKNOWN)
+    known = known and (attention_mask is None or attention_mask.dtype == torch.bool)
     if not here or not known or not (decoding or short) or not (causal or attention_mask is not None):
         return sdpa_attention_forward(
             module, query_BHQD, key_BGKD, value_BGKD, attention_mask, dropout, scaling, is_causal, **kwargs

@@ -31,11 +31,10 @@ def fuse(layer: LoraLayer) -> None:
 def merged(layers: Sequence[LoraLayer], name: str | None) -> Iterator[None]:
     """Let 4-bit layers hold W + s · B A, unpacked, while a block runs many small passes without gradient.
 
-    Drawing sixteen answers side by side with a base of 26M weights takes two processor cores 13 ms a token instead of
-    31. In bf16 the sum is rounded once more than the separate products: draws are those of a policy a rounding away,
-    which is why PPO asks the training pass for their log-probabilities.
+    In bf16 the sum is rounded once more than the separate products: draws are those of a policy a rounding away, which
+    is why PPO asks the training pass for their log-probabilities.
     """
-    chosen: list[Any] = [layer for layer in layers if type(layer.get_base_layer()).__name__ == "Linear4bit"]
+    chosen: list[Any] = [layer for layer in layers if _is_4bit(layer.get_base_layer()) and _is_plain(layer, name)]
     try:
         for layer in chosen:
             layer.merged_OI = _merged(layer, name)
@@ -48,7 +47,7 @@ def merged(layers: Sequence[LoraLayer], name: str | None) -> Iterator[None]:
 @torch.no_grad()
 def _merged(layer: Any, name: str | None) -> Tensor:
     weight_OI = _unpacked(layer.get_base_layer())
-    if name is None or name not in layer.lora_A:
+    if name not in layer.lora_A:
         return weight_OI
     sum_OI = weight_OI.to(torch.float32, copy=True)
     sum_OI.addmm_(layer.lora_B[name].weight, layer.lora_A[name].weight, alpha=layer.scaling[name])
@@ -59,27 +58,33 @@ def _forward(layer: Any, base: Any, x: Tensor, *args: Any, **kwargs: Any) -> Ten
     merged_OI = layer.__dict__.get("merged_OI")
     if merged_OI is not None and not torch.is_grad_enabled():
         return nn.functional.linear(x, merged_OI, base.bias)
-    if layer._disable_adapters or not layer._active_adapter:
-        found: Tensor = base(x, *args, **kwargs)
-        return found
-    (name,) = layer._active_adapter
-    if name not in layer.lora_A:
-        return base(x)  # type: ignore[no-any-return]
-    if name in layer.lora_variant or layer.lora_bias.get(name):
+    (name,) = layer._active_adapter or (None,)
+    if not _is_plain(layer, name):
         return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
+    if name not in layer.lora_A:
+        return base(x, *args, **kwargs)  # type: ignore[no-any-return]
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     return _LoraLinear.apply(x, a, b, layer.scaling[name], base)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def _is_plain(layer: Any, name: str | None) -> bool:
+    """Tell whether an adapter is LoRA as in the paper: no variant of it, no bias of its own."""
+    return name not in layer.lora_variant and not layer.lora_bias.get(name)
+
+
 def _weight_of(layer: nn.Module) -> Callable[[], Tensor] | None:
     """Return what gives the dense weight [out, in] of a frozen layer; None where there is no simple one."""
-    if type(layer).__name__ == "Linear4bit":
+    if _is_4bit(layer):
         return partial(_unpacked, layer)
     if isinstance(layer, Conv1D):
         return lambda: layer.weight.t()
     if type(layer) is nn.Linear:
         return lambda: layer.weight
     return None
+
+
+def _is_4bit(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "Linear4bit"
 
 
 def _unpacked(layer: Any) -> Tensor:

@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lorarlhf import attention, lora
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
 from lorarlhf.data.cutting import Budget
 from lorarlhf.data.tokens import Row, collate
+from lorarlhf.errors import TrainingError
 from lorarlhf.forward import hidden_states, map_sequences, response_logprobs, response_values, sequence_scores
 from lorarlhf.sampling import complete
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, SamplingSettings
@@ -283,6 +286,34 @@ def test_a_head_critic_learns_what_it_is_shown_and_comes_back_from_a_checkpoint(
     assert torch.equal(again.values(batch, states), critic.values(batch, states))
 
 
+def test_a_checkpoint_of_another_kind_of_critic_is_refused_in_words(bank):
+    studio = Studio(bank.base, bank, Team())
+    with pytest.raises(TrainingError, match="another kind of critic; start again"):
+        HeadCritic(studio, "one").load_state(AdapterCritic(studio, "one").state())
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_an_adapter_that_is_not_plain_lora_is_left_to_peft(folders, bits):
+    bank = adapted(folders("llama"), bits)
+    batch = collate(ROWS, bank.base.pad_id)
+    with bank.activate("one"), torch.no_grad():
+        without = hidden_states(bank.base, batch)
+    bank.delete("one")
+    config = LoraConfig(r=4, lora_alpha=12, target_modules="all-linear", use_dora=True, task_type="CAUSAL_LM")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        bank._add("one", config)
+    with torch.no_grad():
+        for p in bank.parameters("one"):
+            p.add_(0.2)
+    with bank.drawing("one"), torch.no_grad():
+        ours = hidden_states(bank.base, batch)
+    assert not torch.allclose(ours, without, rtol=1e-3, atol=1e-3)
+    plain(bank)
+    with bank.activate("one"), torch.no_grad():
+        assert torch.equal(ours, hidden_states(bank.base, batch))
+
+
 # -- rows without padding ---------------------------------------------------------------------------------------------
 
 
@@ -327,6 +358,27 @@ def test_a_pack_keeps_to_a_sliding_window(tmp_path):
         far = hidden_states(base, batch)[real]
     torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(ours, far, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_whose_layers_do_not_tell_their_window_is_padded(tmp_path, monkeypatch):
+    config = tiny.config("mistral")
+    config.sliding_window = 4096  # wider than any row of a trial: the numbers would show nothing
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    base = load_base(LoadSettings(base=str(tmp_path), compute="fp32", device="cpu"))
+    assert base.packs
+    told = ALL_ATTENTION_FUNCTIONS[attention.NAME]
+
+    def silent(*args, sliding_window=None, **kwargs):
+        return told(*args, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS.register(attention.NAME, silent)
+    try:
+        assert not attention.packs(base.model, base.backbone)
+    finally:
+        ALL_ATTENTION_FUNCTIONS.register(attention.NAME, told)
+    base.model.config.layer_types = ["chunked_attention"] * 2
+    assert not attention.packs(base.model, base.backbone)
 
 
 def test_a_model_that_does_not_hand_the_pack_on_is_padded(folders, monkeypatch):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lorarlhf.data.cutting import Budget
 from lorarlhf.data.tokens import Batch, Row
+from lorarlhf.errors import TrainingError
 from lorarlhf.forward import map_tokens, read_head, response_states, response_values
 from lorarlhf.train.common import Studio
 
@@ -93,10 +94,9 @@ class HeadCritic:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             last = nn.Linear(WIDTH, 1)
-            correction = nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), last)
+            correction, head = nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), last), nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        head = nn.Linear(width, 1)
         head.load_state_dict(studio.bank.heads[source].state_dict())
         self.network = nn.ModuleDict({"head": head, "correction": correction}).to(device)
 
@@ -127,5 +127,10 @@ class HeadCritic:
         return {key: tensor.detach() for key, tensor in self.network.state_dict().items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put head and correction back."""
+        """Put head and correction back; raise `TrainingError` for tensors of another kind of critic."""
+        mine = self.state()
+        if mine.keys() != tensors.keys() or any(mine[key].shape != tensors[key].shape for key in mine):
+            raise TrainingError(
+                "the checkpoint holds another kind of critic; start again, or go on with its own version"
+            )
         self.network.load_state_dict(tensors)
