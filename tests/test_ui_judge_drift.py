@@ -12,9 +12,10 @@ from lorarlhf.evaluate.drift import drift_key, figures
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.settings import LoadSettings
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.judge.drift_html import best_of_html, drift_html, progress_html
+from lorarlhf.ui.judge.at_work import AtWork, progress_html
+from lorarlhf.ui.judge.drift_html import best_of_html, drift_html
 from lorarlhf.ui.judge.drift_svg import drift_lines
-from lorarlhf.ui.judge.drift_view import AtWork, DriftView
+from lorarlhf.ui.judge.drift_view import DriftView
 from lorarlhf.workspace import Workspace
 from tests.test_evaluate_drift import healthy, kept, tried
 from tests.test_ui_judge import EVIL, put
@@ -67,16 +68,16 @@ def test_one_measurement_at_a_time(desk):
     with pytest.raises(LoraRlhfError, match="no reward model"):
         view.try_out("sft-1", "ppo-1")
     view.measure("ppo-1")
-    assert view.at_work() == AtWork("drift", ("ppo-1",), 3, 9, True)
+    assert view.measurement.now() == AtWork(("drift", "ppo-1"), 3, 9, True)
     with pytest.raises(LoraRlhfError, match="ppo-1 is being measured already"):
         view.try_out("sft-1", "reward-1")
-    view.stop()
+    view.measurement.stop()
     assert stopped == [1]
-    assert "33%" in progress_html(view.at_work(), "drift", ("ppo-1",))
-    assert progress_html(view.at_work(), "best_of", ("ppo-1",)) == ""
-    failed = AtWork("drift", ("ppo-1",), problem=EVIL)
-    assert "role='alert'" in progress_html(failed, "drift", ("ppo-1",))
-    assert "<img" not in progress_html(failed, "drift", ("ppo-1",))
+    assert "3 of 9" in progress_html(view.measurement.now(), "drift", "ppo-1")
+    assert progress_html(view.measurement.now(), "best_of", "ppo-1") == ""
+    failed = AtWork(("drift", "ppo-1"), problem=EVIL)
+    assert "role='alert'" in progress_html(failed, "drift", "ppo-1")
+    assert "<img" not in progress_html(failed, "drift", "ppo-1")
 
 
 def test_the_page_escapes_what_people_wrote_and_tells_every_chart_in_words():

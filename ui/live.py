@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import gradio as gr
+
+from lorarlhf.errors import LoraRlhfError
+
+T = TypeVar("T")
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Of events that are quick and have nothing to say; toasts only come from events that queue."""
@@ -18,6 +22,15 @@ UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 GROWING: dict[str, Any] = {"allow_custom_value": True}
 """Of drop-downs whose choices come and go: Gradio refuses a choice that its own copy of the list learns of too late."""
+
+
+def warned(act: Callable[[], T]) -> T | None:
+    """Do something and return what it gives; where it is refused, warn in one line and return None."""
+    try:
+        return act()
+    except LoraRlhfError as error:
+        gr.Warning(escape(str(error)))
+        return None
 
 
 def asset(name: str) -> str:

@@ -16,7 +16,6 @@ from lorarlhf.evaluate.drift_alarms import alarms
 from lorarlhf.evaluate.drift_telling import SMALL, ensemble, outcome, rows, verdict
 from lorarlhf.reading import Remark
 from lorarlhf.ui.judge.drift_svg import best_of_svg, drift_svg
-from lorarlhf.ui.judge.drift_view import AtWork
 
 NO_POLICY = """<div class='health empty'><h3>No policy on this base yet</h3>
 <p>Once PPO has trained one, this tells how far it went from where it began, whether what it gained is real or only
@@ -143,21 +142,3 @@ def best_of_html(found: BestOf) -> str:
         f"<div class='health'><h3>{escape(bestof.verdict(found))}</h3>{caveats}{said}"
         f"<div class='figures'>{chart}</div></div>"
     )
-
-
-# -- progress ---------------------------------------------------------------------------------------------------
-
-
-def progress_html(now: AtWork, kind: str, about: tuple[str, ...]) -> str:
-    """Write how far a measurement is, or why it failed."""
-    if (now.kind, now.about) != (kind, about):
-        return ""
-    if now.problem:
-        return f"<p class='bad' role='alert'>{escape(now.problem)}</p>"
-    if not now.at_work:
-        return ""
-    if not now.total:
-        return "<p role='status'>waits for the engine …</p>"
-    label = "Measured" if kind == "drift" else "Drawn and scored"
-    bar = f"<progress max='{now.total}' value='{now.done}' aria-label='{label}'></progress>"
-    return f"<p role='status'>{bar} {now.done / now.total:.0%}</p>"

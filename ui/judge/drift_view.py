@@ -7,30 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from lorarlhf.engine.client import Job
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.evaluate.bestof import BestOf, best_of, best_of_key
 from lorarlhf.evaluate.drift import Drift, drift_key, drift_of
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.ui.desk import Desk
-
-
-@dataclass(frozen=True)
-class AtWork:
-    """A measurement at work, or the last one."""
-
-    kind: str = ""
-    """`drift` or `best_of`."""
-    about: tuple[str, ...] = ()
-    """The policy; or what answers, and what judges."""
-    done: int = 0
-    total: int = 0
-    at_work: bool = False
-    problem: str = ""
+from lorarlhf.ui.judge.at_work import Measurement
 
 
 class DriftView:
@@ -40,8 +25,7 @@ class DriftView:
         self.desk = desk
         self._lock = threading.Lock()
         self._known: dict[str, tuple[str, Any]] = {}
-        self._job: Job | None = None
-        self._kind, self._about = "", ("",)
+        self.measurement = Measurement()
 
     # -- which ones there are ---------------------------------------------------------------------------------
 
@@ -92,7 +76,7 @@ class DriftView:
         """Have the engine measure a policy; raise `LoraRlhfError` where that cannot be."""
         if policy not in self.policies():
             raise LoraRlhfError("there is no such policy on this base; train one with PPO first")
-        self._begin("drift", (policy,), lambda: self.desk.engine.drift(policy))
+        self.measurement.begin(("drift", policy), lambda: self.desk.engine.drift(policy))
 
     def try_out(self, adapter: str, reward: str) -> None:
         """Have the engine try best-of-n out; raise `LoraRlhfError` where that cannot be."""
@@ -100,24 +84,5 @@ class DriftView:
             raise LoraRlhfError("there is no reward model to choose with yet; train one first")
         if adapter not in self.answering():
             raise LoraRlhfError(f"there is no adapter {adapter} on this base any more")
-        self._begin("best_of", (adapter, reward), lambda: self.desk.engine.best_of(adapter, reward))
-
-    def _begin(self, kind: str, about: tuple[str, ...], ask: Callable[[], Job]) -> None:
-        with self._lock:
-            if self._job and not self._job.done:
-                raise LoraRlhfError(f"{self._about[0]} is being measured already; wait for its end, or stop it")
-            self._kind, self._about, self._job = kind, about, ask()
-
-    def stop(self) -> None:
-        """Stop measuring; what was there before stays."""
-        if self._job:
-            self._job.stop()
-
-    def at_work(self) -> AtWork:
-        """Say how far the measurement is, or why the last one failed."""
-        job = self._job
-        if job is None:
-            return AtWork()
-        now = job.progress
-        error = job.future.exception() if job.done else None
-        return AtWork(self._kind, self._about, now.step, now.total, not job.done, str(error or ""))
+        about = ("best_of", adapter, reward)
+        self.measurement.begin(about, lambda: self.desk.engine.best_of(adapter, reward))

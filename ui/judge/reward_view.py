@@ -6,10 +6,9 @@ The figures are a function of rows; they are computed anew only when a row they 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from lorarlhf.engine.client import Job
 from lorarlhf.errors import DataError, LoraRlhfError
 from lorarlhf.evaluate.health import Health, drawn_key, health_of, judge_of
 from lorarlhf.evaluate.votes import SECOND_LOOK, learned_of, scored_pairs
@@ -17,20 +16,10 @@ from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Row
 from lorarlhf.types import Comparison, Outcome, user
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.at_work import Measurement
 from lorarlhf.ui.judge.looked import remember
 from lorarlhf.ui.rate.preferences import load_preferences
 from lorarlhf.ui.rate.sheets import PREFERRED, About, Sheet
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """A measurement at work, or the last one."""
-
-    adapter: str = ""
-    done: int = 0
-    total: int = 0
-    at_work: bool = False
-    problem: str = ""
 
 
 class RewardView:
@@ -40,8 +29,7 @@ class RewardView:
         self.desk = desk
         self._lock = threading.Lock()
         self._known: dict[str, tuple[str, Health]] = {}
-        self._job: Job | None = None
-        self._adapter = ""
+        self.measurement = Measurement()
 
     # -- which ones there are ---------------------------------------------------------------------------------
 
@@ -91,26 +79,9 @@ class RewardView:
 
     def measure(self, name: str) -> None:
         """Have the engine score what is not scored yet; raise `LoraRlhfError` where that cannot be."""
-        with self._lock:
-            if self._job and not self._job.done:
-                raise LoraRlhfError(f"{self._adapter} is being measured already; wait for its end, or stop it")
-            if self.saved(name) is None:
-                raise LoraRlhfError("no such reward model on this base any more")
-            self._adapter, self._job = name, self.desk.engine.judge(name, self.desk.sampling())
-
-    def stop(self) -> None:
-        """Stop measuring; what was scored is kept."""
-        if self._job:
-            self._job.stop()
-
-    def measuring(self) -> Measuring:
-        """Say how far the measurement is, or why the last one failed."""
-        job = self._job
-        if job is None:
-            return Measuring()
-        now = job.progress
-        error = job.future.exception() if job.done else None
-        return Measuring(self._adapter, now.step, now.total, not job.done, str(error or ""))
+        if self.saved(name) is None:
+            raise LoraRlhfError("no such reward model on this base any more")
+        self.measurement.begin(("reward", name), lambda: self.desk.engine.judge(name, self.desk.sampling()))
 
     # -- voting again -----------------------------------------------------------------------------------------
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
 
-from lorarlhf.errors import LoraRlhfError
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.at_work import progress_html
 from lorarlhf.ui.judge.drift_html import (
     NO_POLICY,
     best_of_html,
     drift_html,
-    progress_html,
     unmeasured_html,
     untried_html,
 )
-from lorarlhf.ui.judge.drift_view import AtWork, DriftView
-from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, plain
+from lorarlhf.ui.judge.drift_view import DriftView
+from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, plain, warned
 
 LOOKS = "judge-panel"
 LOOK_SECONDS = 1.0
@@ -68,14 +66,14 @@ class Section:
         self.measure.click(self._measure, self.policy, **UNSEEN).then(**look)
         self.attempt.click(self._try, [self.answering, self.reward], **UNSEEN).then(**look)
         for button in (self.stop, self.stop_attempt):
-            button.click(lambda: self.view.stop(), **QUIET).then(**look)
+            button.click(lambda: self.view.measurement.stop(), **QUIET).then(**look)
 
     def look(self, seen: str, policy: str | None, answering: str | None, reward: str | None) -> list[Any]:
         """Bring the section up to date: nothing is sent where nothing changed."""
         lists = [self.view.policies(), self.view.answering(), self.view.rewards()]
         names = [_one_of(name, some) for name, some in zip((policy, answering, reward), lists, strict=True)]
         policy, answering, reward = names
-        drift, tried, now = self.view.drift(policy), self.view.best_of(answering, reward), self.view.at_work()
+        drift, tried, now = self.view.drift(policy), self.view.best_of(answering, reward), self.view.measurement.now()
         state = f"{lists} {names} {now} {hash(drift)} {hash(tried)}"
         if state == seen:
             return [gr.skip()] * 12
@@ -85,22 +83,22 @@ class Section:
             state,
             gr.update(choices=lists[0], value=policy or None),
             gr.update(value=again, visible=bool(policy), interactive=not now.at_work),
-            gr.update(visible=_works(now, "drift", policy)),
-            progress_html(now, "drift", (policy,)),
+            gr.update(visible=now.on("drift", policy)),
+            progress_html(now, "drift", policy),
             about,
             gr.update(choices=lists[1], value=answering or None),
             gr.update(choices=lists[2], value=reward or None),
             gr.update(value="Try again" if tried else "Try it", visible=bool(reward), interactive=not now.at_work),
-            gr.update(visible=_works(now, "best_of", answering, reward)),
-            progress_html(now, "best_of", (answering, reward)),
+            gr.update(visible=now.on("best_of", answering, reward)),
+            progress_html(now, "best_of", answering, reward),
             best_of_html(tried) if tried else untried_html(answering, reward),
         ]
 
     def _measure(self, policy: str) -> None:
-        _told(lambda: self.view.measure(policy))
+        warned(lambda: self.view.measure(policy))
 
     def _try(self, answering: str, reward: str) -> None:
-        _told(lambda: self.view.try_out(answering, reward))
+        warned(lambda: self.view.try_out(answering, reward))
 
 
 def _choice(words: str, id: str) -> gr.Dropdown:
@@ -118,14 +116,3 @@ def _stop(id: str) -> gr.Button:
 def _one_of(name: str | None, names: list[str]) -> str:
     """Stay with what was chosen while it is there, else take the first."""
     return name if name and name in names else (names[0] if names else "")
-
-
-def _works(now: AtWork, kind: str, *about: str) -> bool:
-    return now.at_work and (now.kind, now.about) == (kind, about)
-
-
-def _told(act: Any) -> None:
-    try:
-        act()
-    except LoraRlhfError as error:
-        gr.Warning(escape(str(error)))

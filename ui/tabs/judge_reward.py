@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.at_work import progress_html
 from lorarlhf.ui.judge.health_html import (
     NO_REWARD,
     again_html,
@@ -17,8 +17,8 @@ from lorarlhf.ui.judge.health_html import (
     told_html,
     unmeasured_html,
 )
-from lorarlhf.ui.judge.reward_view import Measuring, RewardView, second_verdicts
-from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, asset, listing, plain
+from lorarlhf.ui.judge.reward_view import RewardView, second_verdicts
+from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, asset, listing, plain, warned
 
 LOOKS = "judge-panel"
 LOOK_SECONDS = 1.0
@@ -81,11 +81,7 @@ class Section:
             told = plain(LOOKS, elem_id="hand-told")
 
         def scored(name: str, asked: str, said: str) -> str:
-            try:
-                return told_html(self.view.score(name, asked, said))
-            except LoraRlhfError as error:
-                gr.Warning(escape(str(error)))
-                return ""
+            return warned(lambda: told_html(self.view.score(name, asked, said))) or ""
 
         button.click(scored, [self.chosen, prompt, answer], told, **UNSEEN)
 
@@ -98,7 +94,7 @@ class Section:
         look: dict[str, Any] = {"fn": self.look, "inputs": inputs, "outputs": outputs, **QUIET}
         gr.on([tab.select, gr.Timer(LOOK_SECONDS).tick, self.chosen.change], trigger_mode="always_last", **look)
         self.measure.click(self._measure, self.chosen, **UNSEEN).then(**look)
-        self.stop.click(lambda: self.view.stop(), **QUIET).then(**look)
+        self.stop.click(lambda: self.view.measurement.stop(), **QUIET).then(**look)
         pair = [self.row, self.again, self.again_pair, self.again_told]
         self.wrong.pick(self._pick, None, pair, **UNSEEN)
         self.leave.click(lambda: self._closed(""), None, pair, **QUIET)
@@ -107,7 +103,7 @@ class Section:
 
     def look(self, seen: str, name: str | None) -> list[Any]:
         """Bring the section up to date: nothing is sent where nothing changed."""
-        names, now = self.view.names(), self.view.measuring()
+        names, now = self.view.names(), self.view.measurement.now()
         name = name if name in names else (names[0] if names else "")
         state = f"{names} {name} {now} {self.view.stamp(name)}"
         if state == seen:
@@ -116,22 +112,19 @@ class Section:
         there = bool(health and self.view.measured(health))
         left = health.unscored if health else 0
         label = f"Score {left:,} new votes" if there else "Measure it"
-        work = now.at_work and now.adapter == name
+        work = now.on("reward", name)
         return [
             state,
             gr.update(choices=names, value=name or None),
             gr.update(value=label, visible=bool(left) or now.at_work, interactive=bool(left) and not now.at_work),
             gr.update(visible=work),
-            progress_html(now, name),
+            progress_html(now, "reward", name),
             NO_REWARD if not health else health_html(health, whole=not work) if there else unmeasured_html(name, left),
             gr.HTML(value=disagreements_html(health.disagreements) if health and there else ""),
         ]
 
     def _measure(self, name: str) -> None:
-        try:
-            self.view.measure(name)
-        except LoraRlhfError as error:
-            gr.Warning(escape(str(error)))
+        warned(lambda: self.view.measure(name))
 
     def _pick(self, event: gr.EventData) -> list[Any]:
         """Lay a pair out for a second vote."""
@@ -152,17 +145,3 @@ class Section:
 
     def _closed(self, words: str) -> list[Any]:
         return [0, gr.update(visible=False), "", told_html(words)]
-
-
-def progress_html(now: Measuring, name: str) -> str:
-    """Write how far a measurement is, or why it failed."""
-    if now.adapter != name:
-        return ""
-    if now.problem:
-        return f"<p class='bad' role='alert'>{escape(now.problem)}</p>"
-    if not now.at_work:
-        return ""
-    if not now.total:
-        return "<p role='status'>waits for the engine …</p>"
-    bar = f"<progress max='{now.total}' value='{now.done}' aria-label='Answers scored'></progress>"
-    return f"<p role='status'>{bar} {now.done:,} of {now.total:,} answers</p>"
