@@ -31,23 +31,36 @@ SHORT = 200
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Where the tokens of rows that stand one behind the other belong when they stand side by side."""
+    """Where the tokens of rows that stand one behind the other belong when they stand side by side.
+
+    Rows with the same prompt share its tokens: causal attention makes of them the same in every row, so that they go
+    through the transformer once, and the gradients of all rows meet in them.
+    """
 
     token_BL: Tensor
     """Index of each token in the pack; 0 where a row has ended."""
     place_T: Tensor
-    """Index of each token of the pack in `token_BL`, flattened."""
+    """Index of each token of the pack in `token_BL`, flattened; of a shared one in the first of its rows."""
+    again_S: Tensor
+    """Index in `token_BL`, flattened, of shared tokens in the other rows."""
     windows: set[int | None] = field(default_factory=set)
     """How far back layers asked to look, so far."""
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> PackedRows:
-        """Describe rows of these lengths."""
+    def of(cls, lengths: Sequence[int], device: torch.device, shared: Sequence[tuple[int, int]] = ()) -> PackedRows:
+        """Describe rows of these lengths, which begin with so many tokens of earlier ones."""
         length_B = torch.tensor(lengths)
-        inside_BL = torch.arange(int(length_B.max())) < length_B[:, None]
-        token_BL = torch.zeros_like(inside_BL, dtype=torch.long)
-        token_BL[inside_BL] = torch.arange(int(length_B.sum()))
-        return cls(token_BL.to(device), inside_BL.flatten().nonzero().squeeze(-1).to(device))
+        own_BL = torch.arange(int(length_B.max())) < length_B[:, None]
+        again_BL = torch.zeros_like(own_BL)
+        for row, (_, tokens) in enumerate(shared):
+            again_BL[row, :tokens] = True
+        own_BL &= ~again_BL
+        token_BL = torch.zeros_like(own_BL, dtype=torch.long)
+        token_BL[own_BL] = torch.arange(int(own_BL.sum()))
+        for row, (first, tokens) in enumerate(shared):
+            token_BL[row, :tokens] = token_BL[first, :tokens]
+        place_T, again_S = (mask_BL.flatten().nonzero().squeeze(-1) for mask_BL in (own_BL, again_BL))
+        return cls(token_BL.to(device), place_T.to(device), again_S.to(device))
 
     @property
     def positions_T(self) -> Tensor:  # noqa: N802
@@ -59,7 +72,7 @@ class PackedRows:
         rows, length = self.token_BL.shape
         if rows * length == len(pack_TX):
             return pack_TX.view(rows, length, *pack_TX.shape[1:])
-        found: Tensor = _Pick.apply(pack_TX, self.token_BL.flatten(), self.place_T)  # type: ignore[no-untyped-call]
+        found: Tensor = _Pick.apply(pack_TX, self.token_BL.flatten(), self.place_T, self.again_S)  # type: ignore[no-untyped-call]
         return found.view(rows, length, *pack_TX.shape[1:])
 
     def behind_each_other(self, rows_BLX: Tensor) -> Tensor:
@@ -69,18 +82,21 @@ class PackedRows:
 
 
 class _Pick(torch.autograd.Function):
-    """Pick tokens by index; every token stands in one real place, which `back` names, so that its gradient is there."""
+    """Pick tokens by index. Each stands in one place, which `back` names, shared ones also in those of `again`."""
 
     @staticmethod
-    def forward(ctx: Any, pack_TX: Tensor, index: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
+    def forward(ctx: Any, pack_TX: Tensor, index: Tensor, back: Tensor, again: Tensor) -> Tensor:
+        ctx.save_for_backward(index, back, again)
         return pack_TX[index]
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, by_picked: Tensor) -> tuple[Tensor | None, ...]:
-        (back,) = ctx.saved_tensors
-        return by_picked[back], None, None
+        index, back, again = ctx.saved_tensors
+        by_pack = by_picked[back]
+        if len(again):
+            by_pack.index_add_(0, index[again], by_picked[again])
+        return by_pack, None, None, None
 
 
 def packed_states(backbone: nn.Module, ids_T: Tensor, rows: PackedRows) -> Tensor:

@@ -27,8 +27,8 @@ def context_of(base: Base) -> int:
 def hidden_states(base: Base, batch: Batch) -> Tensor:
     """Run the transformer without its output layer → [B, L, H]; states of padding mean nothing."""
     if base.packs:
-        rows = PackedRows.of((batch.last_B + 1).tolist(), batch.ids_BL.device)
-        return rows.side_by_side(packed_states(base.backbone, batch.ids_BL[batch.attention_mask_BL], rows))
+        rows = PackedRows.of((batch.last_B + 1).tolist(), batch.ids_BL.device, batch.shared)
+        return rows.side_by_side(packed_states(base.backbone, rows.behind_each_other(batch.ids_BL), rows))
     output = base.backbone(
         input_ids=batch.ids_BL, attention_mask=batch.attention_mask_BL.long(), use_cache=False, return_dict=True
     )

@@ -399,3 +399,34 @@ def test_places_in_a_pack_by_hand():
     assert rows.behind_each_other(apart).tolist() == pack.tolist()
     (apart * torch.tensor([[1.0, 2, 3], [4, 100, 100], [5, 6, 100]])).sum().backward()
     assert pack.grad.tolist() == [1, 2, 3, 4, 5, 6]  # what stands behind a row's end gives no gradient
+
+
+PAIRS = [Row([256, 10, 20], [40, 41]), Row([256, 11], [9]), Row([256, 10, 20], [50] * 5), Row([256, 11], [8, 7])]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma3", "phi3", "gpt2"])
+def test_rows_with_one_prompt_share_its_tokens_and_compute_what_each_computes_alone(folders, arch, checkpointing):
+    bank = adapted(folders(arch))
+    studio = Studio(bank.base, bank, Team(torch.device("cpu")))
+    seen = []
+    bank.base.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+
+    def learn(base):
+        with studio.training(checkpointing), bank.activate("one"):
+            scores_T = response_logprobs(base, collate(PAIRS, base.pad_id)).logprobs_T
+            (scores_T * torch.arange(1, len(scores_T) + 1)).sum().backward()
+        by = [p.grad.clone() for p in bank.parameters("one") if p.grad is not None]
+        for p in bank.parameters("one"):
+            p.grad = None
+        return scores_T.detach(), by
+
+    together, by_together = learn(bank.base)
+    assert seen == [5 + 3 + 5 + 2]
+    apart, by_apart = learn(replace(bank.base, packs=False))
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+    assert len(by_together) > 8
+    for a, b in zip(by_together, by_apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()) + 1e-6)

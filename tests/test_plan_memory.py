@@ -164,7 +164,7 @@ def test_activations_are_within_an_eighth(
     load, bank = load_of(base), AdapterBank(base)
     studio = Studio(base, bank, Team())
     bank.create("one", LoraSettings(rank=8), head=True)
-    rows = [Row(list(range(3, 35 - (i == 1))), [5] * 32) for i in range(8)]
+    rows = [Row([50 + i, *range(4, 35 - (i == 1))], [5] * 32) for i in range(8)]
     batch, seen = collate(rows, base.pad_id), Pass(8, 64, 0, 8 * 64 - 1)
     for _ in range(2):  # the first time, tables and gradients are made
         with allocated(CPU) as learned, studio.training(checkpointing), bank.activate("one"):
@@ -175,6 +175,23 @@ def test_activations_are_within_an_eighth(
     assert wanted == pytest.approx(learned.bytes, rel=0.125)
     # A pass without gradient is never the peak of a stage.
     assert sum(score_bytes(load, seen).values()) == pytest.approx(scored.bytes, rel=0.15)
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_pairs_that_share_their_prompt_are_within_an_eighth(
+    compute: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = base_of(tmp_path_factory, "llama", compute=compute)
+    bank = AdapterBank(base)
+    bank.create("one", LoraSettings(rank=8), head=True)
+    rows = [Row([50 + i % 4, *range(4, 43)], [5] * 24) for i in range(8)]
+    (seen,) = Cutting(lambda *step: [], 4096).pair_passes([(Length(40, 24), Length(40, 24))] * 4)
+    assert seen == Pass(8, 64, 0, 4 * (40 + 24 + 24))
+    for _ in range(2):
+        with allocated(CPU) as learned, bank.activate("one"):
+            response_values(base, bank.heads["one"], collate(rows, base.pad_id)).sum().backward()
+    wanted = sum(learn_bytes(load_of(base), seen, 8).values())
+    assert wanted == pytest.approx(learned.bytes, rel=0.125)
 
 
 def test_logits_and_drawing_are_within_a_tenth(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -188,7 +205,7 @@ def test_logits_and_drawing_are_within_a_tenth(tmp_path_factory: pytest.TempPath
     base = load_base(LoadSettings(base=str(folder), compute="fp32", device="cpu"))
     load, bank = load_of(base), AdapterBank(base)
     bank.create("one", LoraSettings(rank=4))
-    rows = [Row(list(range(3, 35)), [5] * 32)] * 4
+    rows = [Row([50 + i, *range(4, 35)], [5] * 32) for i in range(4)]
     with allocated(CPU) as learned, bank.activate("one"):
         response_logprobs(base, collate(rows, base.pad_id)).logprobs_T.sum().backward()
     found = learn_bytes(load, Pass(4, 64, 128, 4 * 64), 4)

@@ -105,6 +105,18 @@ def test_the_peak_of_a_whole_run_is_within_a_tenth(engine: Engine, stage: str, s
     assert engine.bank.names == []
 
 
+@pytest.mark.parametrize("epochs", [0.5, 1.0, 2.0])
+def test_the_peak_of_a_run_of_large_adapters_counts_what_it_can_go_back_to(engine: Engine, epochs: float) -> None:
+    settings = SFTSettings.parse({**SFT.model_dump(), "rank": 64, "micro_batch_tokens": 64, "epochs": epochs})
+    with torch.no_grad():
+        planned = plan(engine, "sft", settings, probing=False)
+    with allocated(engine.base.device) as peak:
+        train(engine, "sft", settings)
+    parts = planned.peak.parts
+    beyond = planned.peak.total - parts["base"] - parts["runtime"] - parts["heap"]
+    assert beyond == pytest.approx(peak.bytes, rel=0.1)
+
+
 def test_ppo_plans_with_the_ranks_of_its_parents(engine: Engine) -> None:
     train(engine, "sft", SFTSettings.parse({**SFT.model_dump(), "rank": 2}))
     train(engine, "reward", RewardSettings.parse({**REWARD.model_dump(), "rank": 6, "parent": "base"}))

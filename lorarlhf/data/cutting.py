@@ -30,6 +30,11 @@ def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool = False) 
     return groups
 
 
+def pair_tokens(lengths: Sequence[int], shared: int, *, padded: bool = False) -> int:
+    """Count the tokens of a pair of rows with a prompt of `shared` tokens in common, computed once unless padded."""
+    return 2 * max(lengths) if padded else sum(lengths) - shared
+
+
 @dataclass
 class Budget:
     """How much goes through the base at a time; less takes less memory and gives the same numbers within rounding."""

@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     """The response tokens of all rows, one row after the other."""
     last_B: Tensor
     """Index of the last real token of each row."""
+    shared: tuple[tuple[int, int], ...]
+    """Per row an earlier one (or itself) that begins with the same prompt, and the tokens they share (or 0)."""
 
 
 def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu") -> Batch:
@@ -47,7 +49,21 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu"
         predict_BL[b, len(row.prompt) - 1 : row.length - 1] = True
     targets_T = torch.tensor([token for row in rows for token in row.response], dtype=torch.long)
     last_B = torch.tensor([row.length - 1 for row in rows])
-    return Batch(*(tensor.to(device) for tensor in (ids_BL, attention_mask_BL, predict_BL, targets_T, last_B)))
+    return Batch(
+        ids_BL.to(device),
+        attention_mask_BL.to(device),
+        predict_BL.to(device),
+        targets_T.to(device),
+        last_B.to(device),
+        shared_prompts(rows),
+    )
+
+
+def shared_prompts(rows: Sequence[Row]) -> tuple[tuple[int, int], ...]:
+    """Name for each row the first one with the same prompt, and its length; itself and 0 where it is the first."""
+    first: dict[tuple[int, ...], int] = {}
+    found = [first.setdefault(tuple(row.prompt), b) for b, row in enumerate(rows)]
+    return tuple((a, len(rows[a].prompt) if a != b else 0) for b, a in enumerate(found))
 
 
 def pad_flat(flat_T: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -38,8 +38,9 @@ CHOOSE_LOGIT, NUCLEUS_LOGIT = 20, 32
 """Bytes per logit while a token is drawn, without and with top_p: probabilities, and their fp64 cumulative sum."""
 
 PARTS = ("base", "adapters", "gradients", "optimizer", "cache", "activations", "logits", "copies", "heap", "runtime")
-"""What memory goes to; `copies` are the best adapter so far and, while a checkpoint is written, all it holds; `heap` is
-what the C library keeps back on a CPU of what tensors no longer use, and the code oneDNN makes."""
+"""What memory goes to; `copies` are the best adapter so far, the moments of the run that it can go back to and, while a
+checkpoint is written, all it holds; `heap` is what the C library keeps back on a CPU of what tensors no longer use, and
+the code oneDNN makes."""
 
 Parts = dict[str, float]
 
@@ -120,6 +121,8 @@ class Demand:
     checkpointing: bool = False
     states: int = 0
     """Hidden states that a critic keeps of a batch."""
+    steps: int = 3
+    """Steps of the run: from the third on, what it goes back to when one goes wrong is two earlier ones."""
     keeps_best: bool = True
     writes: bool = True
     """Whether checkpoints are written on the way."""
@@ -157,15 +160,18 @@ def phases(
     state = sum(trained)
     if runtime is None:
         runtime = PROCESS_BYTES if host else CONTEXT_BYTES
-    # The best adapter is kept where the program lives, not on a card.
+    # The best adapter is kept where the program lives, not on a card; so is what a run can go back to: weights and
+    # both of Adam's moments before this step and before the last one, which are not there yet at its beginning.
     best = trained[0] if host and demand.keeps_best else 0
+    earlier = {1: 0, 2: 1}.get(demand.steps, 3) * state * host
+    before = {1: 1}.get(demand.steps, 3) * state * host
     # A critic's head is 256 units wide, with two moments and a gradient; the states it reads are on the CPU.
     critic = (4 * FP32 * 256 * shape.hidden + load.item * demand.states * shape.hidden * host) * (demand.states > 0)
     always: Parts = dict.fromkeys(PARTS, 0.0) | {
         "base": resident_bytes(shape, load.bits, load.item),
         "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1) + critic,
         "optimizer": 2 * state,
-        "copies": best,
+        "copies": best + earlier + before,
         "heap": ((HEAP_BYTES if heap is None else heap) + _kernels(load, demand)) * host,
         "runtime": runtime,
     }
@@ -181,7 +187,7 @@ def phases(
         found.append(_learn(load, demand, fix, always, trained))
     if demand.writes and host:
         # A checkpoint is copied as a whole before it is written: adapters, both moments, the best adapter.
-        found.append(Phase("write", always | {"copies": best + 3 * state + best}))
+        found.append(Phase("write", always | {"copies": best + earlier + 3 * state + best}))
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lorarlhf.data.cutting import micro_batches, steps_of
+from lorarlhf.data.cutting import micro_batches, pair_tokens, steps_of
 from lorarlhf.plan.memory import Demand, Drawing, Pass
 from lorarlhf.settings import OptimSettings, PPOSettings, RewardSettings, Settings, SFTSettings
 
@@ -173,11 +173,16 @@ class Cutting(NamedTuple):
         return [self._pass([rows[i] for i in group], logits=logits) for group in groups]
 
     def pair_passes(self, pairs: Sequence[Example]) -> list[Pass]:
-        """Cut pairs into micro-batches: both answers of a pair share one."""
-        lengths = [[row.total for row in pair] for pair in pairs]
-        sizes = [2 * max(both) if self.padded else sum(both) for both in lengths]
-        groups = micro_batches(sizes, self.budget, padded=self.padded)
-        return [self._pass([row for i in group for row in pairs[i]], logits=False) for group in groups]
+        """Cut pairs into micro-batches: both answers of a pair share one, and their prompt where it is as long."""
+        sizes = []
+        for chosen, rejected in pairs:
+            shared = chosen.prompt if chosen.prompt == rejected.prompt else 0
+            sizes.append(pair_tokens((chosen.total, rejected.total), shared, padded=self.padded))
+        found = []
+        for group in micro_batches(sizes, self.budget, padded=self.padded):
+            seen = self._pass([row for i in group for row in pairs[i]], logits=False)
+            found.append(seen if self.padded else seen._replace(packed=sum(sizes[i] for i in group)))
+        return found
 
     def _pass(self, rows: Sequence[Length], *, logits: bool) -> Pass:
         lengths = [row.total for row in rows]
@@ -217,6 +222,7 @@ def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles
         score=tuple(dict.fromkeys(scored)),
         several=max(len(found) for found in per_step) > 1,
         checkpointing=s.gradient_checkpointing,
+        steps=steps,
         keeps_best=bool(data.heldout),
         writes=_writes(steps, s.checkpoint_every) > 0,
     )
@@ -279,6 +285,7 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
         draw=tuple(dict.fromkeys(drawings)),
         several=several,
         checkpointing=s.gradient_checkpointing,
+        steps=s.steps,
         states=s.batch_size * s.max_new_tokens * (s.critic == "head"),
         writes=_writes(s.steps, s.checkpoint_every) > 0,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorarlhf.algo.intervals import wilson_interval
 from lorarlhf.algo.losses import below_zero, bradley_terry
-from lorarlhf.data.cutting import Budget, steps_of
+from lorarlhf.data.cutting import Budget, pair_tokens, steps_of
 from lorarlhf.data.pairs import Pair
 from lorarlhf.data.tokens import Row, collate
 from lorarlhf.errors import TrainingError
@@ -102,8 +102,8 @@ class RewardStage(OneAdapterStage):
 
     def _size(self, pair: PairRows) -> int:
         """Count the tokens of a pair as the budget does."""
-        both = pair.chosen.length, pair.rejected.length
-        return 2 * max(both) if self.budget.padded else sum(both)
+        shared = len(pair.chosen.prompt) if pair.chosen.prompt == pair.rejected.prompt else 0
+        return pair_tokens((pair.chosen.length, pair.rejected.length), shared, padded=self.budget.padded)
 
     @property
     def head(self) -> torch.nn.Linear:
