@@ -24,61 +24,86 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lorarlhf.data.cutting import like_lengths
+
 NAME = "without_padding"
 SHORT = 200
 """Keys up to which products are faster than torch's kernel when several tokens ask."""
 
 
+class Spots:
+    """Where the tokens of a pack stand when some of its rows, or all, are laid side by side."""
+
+    def __init__(self, groups: Sequence[Sequence[int]], token_BL: Tensor, own_BL: Tensor, again_BL: Tensor) -> None:
+        """Lay out groups of rows; `own_BL` marks a row's own tokens, `again_BL` those that an earlier row owns."""
+        length_B = (own_BL | again_BL).sum(1)
+        parts = [(torch.tensor(group), int(length_B[list(group)].max())) for group in groups]
+        self.shapes = [(len(rows), width) for rows, width in parts]
+        """Rows and tokens of every group."""
+        token_S, own_S, again_S = (
+            torch.cat([of_BL[rows, :width].flatten() for rows, width in parts])
+            for of_BL in (token_BL, own_BL, again_BL)
+        )
+        self.token_S = token_S
+        """Per spot the index of its token in the pack; 0 where a row has ended."""
+        spots = own_S.nonzero().squeeze(-1)
+        self.spot_T = torch.empty_like(spots)
+        """Per token of the pack the spot in its own row."""
+        self.spot_T[token_S[spots]] = spots
+        self.again_A = again_S.nonzero().squeeze(-1)
+        """Spots of tokens that other rows own."""
+        self.same = len(spots) == len(token_S) and bool((spots == self.spot_T).all())
+
+    def to(self, device: torch.device) -> Spots:
+        """Move to a device."""
+        self.token_S, self.spot_T, self.again_A = (x.to(device) for x in (self.token_S, self.spot_T, self.again_A))
+        return self
+
+    def lay_out(self, pack_TX: Tensor) -> list[Tensor]:
+        """Put the tokens of a pack [T, …] into groups [B, L, …]; what stands behind a row's end means nothing."""
+        found: Tensor = pack_TX
+        if not self.same:
+            found = _Pick.apply(pack_TX, self.token_S, self.spot_T, self.again_A)  # type: ignore[no-untyped-call]
+        parts = found.split([rows * width for rows, width in self.shapes])
+        return [part.view(*shape, *part.shape[1:]) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def pick_up(self, groups: Sequence[Tensor]) -> Tensor:
+        """Put groups of rows [B, L, …] back into a pack → [T, …]."""
+        flats = [group.reshape(-1, *group.shape[2:]) for group in groups]
+        flat = torch.cat(flats) if len(flats) > 1 else flats[0]
+        return flat if self.same else flat[self.spot_T]
+
+
 @dataclass(frozen=True)
 class PackedRows:
-    """Where the tokens of rows that stand one behind the other belong when they stand side by side.
+    """Rows that stand one behind the other.
 
     Rows with the same prompt share its tokens: causal attention makes of them the same in every row, so that they go
     through the transformer once, and the gradients of all rows meet in them.
     """
 
-    token_BL: Tensor
-    """Index of each token in the pack; 0 where a row has ended."""
-    place_T: Tensor
-    """Index of each token of the pack in `token_BL`, flattened; of a shared one in the first of its rows."""
-    again_S: Tensor
-    """Index in `token_BL`, flattened, of shared tokens in the other rows."""
+    rows: Spots
+    """All of them side by side, in their order."""
+    alike: Spots
+    """As attention sees them: groups of like length, so that little of it goes to padding."""
+    position_T: Tensor
+    """Per token how many stand before it in its row."""
     windows: set[int | None] = field(default_factory=set)
     """How far back layers asked to look, so far."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device, shared: Sequence[tuple[int, int]] = ()) -> PackedRows:
         """Describe rows of these lengths, which begin with so many tokens of earlier ones."""
-        length_B = torch.tensor(lengths)
-        own_BL = torch.arange(int(length_B.max())) < length_B[:, None]
-        again_BL = torch.zeros_like(own_BL)
-        for row, (_, tokens) in enumerate(shared):
-            again_BL[row, :tokens] = True
-        own_BL &= ~again_BL
+        place_L = torch.arange(max(lengths))
+        again_BL = place_L < torch.tensor([tokens for _, tokens in shared] or [0] * len(lengths))[:, None]
+        own_BL = (place_L < torch.tensor(lengths)[:, None]) & ~again_BL
         token_BL = torch.zeros_like(own_BL, dtype=torch.long)
         token_BL[own_BL] = torch.arange(int(own_BL.sum()))
         for row, (first, tokens) in enumerate(shared):
             token_BL[row, :tokens] = token_BL[first, :tokens]
-        place_T, again_S = (mask_BL.flatten().nonzero().squeeze(-1) for mask_BL in (own_BL, again_BL))
-        return cls(token_BL.to(device), place_T.to(device), again_S.to(device))
-
-    @property
-    def positions_T(self) -> Tensor:  # noqa: N802
-        """Count the tokens of each row from 0."""
-        return self.place_T % self.token_BL.shape[1]
-
-    def side_by_side(self, pack_TX: Tensor) -> Tensor:
-        """Put the tokens of a pack [T, …] into rows → [B, L, …]; what stands behind a row's end means nothing."""
-        rows, length = self.token_BL.shape
-        if rows * length == len(pack_TX):
-            return pack_TX.view(rows, length, *pack_TX.shape[1:])
-        found: Tensor = _Pick.apply(pack_TX, self.token_BL.flatten(), self.place_T, self.again_S)  # type: ignore[no-untyped-call]
-        return found.view(rows, length, *pack_TX.shape[1:])
-
-    def behind_each_other(self, rows_BLX: Tensor) -> Tensor:
-        """Put rows [B, L, …] back into a pack → [T, …]."""
-        flat = rows_BLX.reshape(-1, *rows_BLX.shape[2:])
-        return flat if len(flat) == len(self.place_T) else flat[self.place_T]
+        rows = Spots([range(len(lengths))], token_BL, own_BL, again_BL)
+        alike = Spots(like_lengths(lengths), token_BL, own_BL, again_BL)
+        return cls(rows.to(device), alike.to(device), place_L.expand_as(own_BL)[own_BL].to(device))
 
 
 class _Pick(torch.autograd.Function):
@@ -105,7 +130,7 @@ def packed_states(backbone: nn.Module, ids_T: Tensor, rows: PackedRows) -> Tenso
     nothing = torch.zeros(1, 1, 1, 1, device=ids_T.device)
     output = backbone(
         input_ids=ids_T[None],
-        position_ids=rows.positions_T[None],
+        position_ids=rows.position_T[None],
         attention_mask=nothing,
         use_cache=False,
         return_dict=True,
@@ -165,17 +190,17 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' functions do: H heads that ask, in groups that share one of G keys → [B, Q, H, D]."""
     if packed_rows is not None:
-        query_BHQD, key_BGKD, value_BGKD = (
-            packed_rows.side_by_side(pack[0].transpose(0, 1)).transpose(1, 2)
-            for pack in (query_BHQD, key_BGKD, value_BGKD)
-        )
         width = kwargs.get("sliding_window")
         packed_rows.windows.add(width)
-        mask = _window(width, packed_rows.token_BL)
-        found, _ = attention(
-            module, query_BHQD, key_BGKD, value_BGKD, mask, dropout, scaling, is_causal, None, **kwargs
+        groups = zip(
+            *(packed_rows.alike.lay_out(x[0].transpose(0, 1)) for x in (query_BHQD, key_BGKD, value_BGKD)), strict=True
         )
-        return packed_rows.behind_each_other(found)[None], None
+        found = []
+        for group in groups:
+            query, key, value = (x.transpose(1, 2) for x in group)
+            mask = _window(width, query.shape[2], query.device)
+            found.append(attention(module, query, key, value, mask, dropout, scaling, is_causal, None, **kwargs)[0])
+        return packed_rows.alike.pick_up(found)[None], None
     asking, keys, depth = query_BHQD.shape[2], key_BGKD.shape[2], query_BHQD.shape[3]
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     decoding = asking == 1 and not torch.is_grad_enabled()
@@ -195,12 +220,11 @@ def attention(
     return found_BHQD.transpose(1, 2), None
 
 
-def _window(width: int | None, token_BL: Tensor) -> Tensor | None:
+def _window(width: int | None, length: int, device: torch.device) -> Tensor | None:
     """Let tokens look at the last `width` only, themselves included, where rows are longer than that."""
-    length = token_BL.shape[1]
     if not width or length <= width:
         return None
-    place = torch.arange(length, device=token_BL.device)
+    place = torch.arange(length, device=device)
     before = place[:, None] - place
     return ((before >= 0) & (before < width))[None, None]
 

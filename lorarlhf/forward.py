@@ -27,8 +27,9 @@ def context_of(base: Base) -> int:
 def hidden_states(base: Base, batch: Batch) -> Tensor:
     """Run the transformer without its output layer → [B, L, H]; states of padding mean nothing."""
     if base.packs:
-        rows = PackedRows.of((batch.last_B + 1).tolist(), batch.ids_BL.device, batch.shared)
-        return rows.side_by_side(packed_states(base.backbone, rows.behind_each_other(batch.ids_BL), rows))
+        packed = PackedRows.of((batch.last_B + 1).tolist(), batch.ids_BL.device, batch.shared)
+        states_TH = packed_states(base.backbone, packed.rows.pick_up([batch.ids_BL]), packed)
+        return packed.rows.lay_out(states_TH)[0]
     output = base.backbone(
         input_ids=batch.ids_BL, attention_mask=batch.attention_mask_BL.long(), use_cache=False, return_dict=True
     )

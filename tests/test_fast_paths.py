@@ -390,15 +390,34 @@ def test_a_model_that_does_not_hand_the_pack_on_is_padded(folders, monkeypatch):
 
 
 def test_places_in_a_pack_by_hand():
-    rows = attention.PackedRows.of([3, 1, 2], torch.device("cpu"))
-    assert rows.token_BL.tolist() == [[0, 1, 2], [3, 0, 0], [4, 5, 0]]
-    assert rows.place_T.tolist() == [0, 1, 2, 3, 6, 7]
-    assert rows.positions_T.tolist() == [0, 1, 2, 0, 0, 1]
+    packed = attention.PackedRows.of([3, 1, 2], torch.device("cpu"))
+    assert packed.position_T.tolist() == [0, 1, 2, 0, 0, 1]
+    assert (packed.rows.token_S.tolist(), packed.rows.spot_T.tolist()) == (
+        [0, 1, 2, 3, 0, 0, 4, 5, 0],
+        [0, 1, 2, 3, 6, 7],
+    )
     pack = torch.arange(6.0).requires_grad_()
-    apart = rows.side_by_side(pack)
-    assert rows.behind_each_other(apart).tolist() == pack.tolist()
+    (apart,) = packed.rows.lay_out(pack)
+    assert packed.rows.pick_up([apart]).tolist() == pack.tolist()
     (apart * torch.tensor([[1.0, 2, 3], [4, 100, 100], [5, 6, 100]])).sum().backward()
     assert pack.grad.tolist() == [1, 2, 3, 4, 5, 6]  # what stands behind a row's end gives no gradient
+    # For attention rows stand with those of like length, the longest first.
+    assert packed.alike.shapes == [(1, 3), (1, 2), (1, 1)]
+    groups = packed.alike.lay_out(pack.detach())
+    assert [group.tolist() for group in groups] == [[[0, 1, 2]], [[4, 5]], [[3]]]
+    assert packed.alike.pick_up(groups).tolist() == pack.tolist()
+
+
+def test_places_of_a_shared_prompt_by_hand():
+    # The third row begins with both tokens of the first one's prompt: 0 1 2 | 3 | (0 1) 4 5 6
+    packed = attention.PackedRows.of([3, 1, 5], torch.device("cpu"), [(0, 0), (1, 0), (0, 2)])
+    assert packed.position_T.tolist() == [0, 1, 2, 0, 2, 3, 4]
+    pack = torch.arange(7.0).requires_grad_()
+    groups = packed.alike.lay_out(pack)
+    assert [group.tolist() for group in groups] == [[[0, 1, 4, 5, 6]], [[0, 1, 2]], [[3]]]
+    assert packed.alike.pick_up(groups).tolist() == pack.tolist()
+    sum((group * factor).sum() for group, factor in zip(groups, [1, 10, 100], strict=True)).backward()
+    assert pack.grad.tolist() == [11, 11, 10, 100, 1, 1, 1]  # both rows' gradients meet in what they share
 
 
 PAIRS = [Row([256, 10, 20], [40, 41]), Row([256, 11], [9]), Row([256, 10, 20], [50] * 5), Row([256, 11], [8, 7])]

@@ -186,7 +186,7 @@ def test_pairs_that_share_their_prompt_are_within_an_eighth(
     bank.create("one", LoraSettings(rank=8), head=True)
     rows = [Row([50 + i % 4, *range(4, 43)], [5] * 24) for i in range(8)]
     (seen,) = Cutting(lambda *step: [], 4096).pair_passes([(Length(40, 24), Length(40, 24))] * 4)
-    assert seen == Pass(8, 64, 0, 4 * (40 + 24 + 24))
+    assert seen == Pass(8, 64, 0, 4 * (40 + 24 + 24), ((8, 64),))
     for _ in range(2):
         with allocated(CPU) as learned, bank.activate("one"):
             response_values(base, bank.heads["one"], collate(rows, base.pad_id)).sum().backward()
@@ -225,6 +225,11 @@ def test_the_allocator_counts_what_is_there() -> None:
         kept = torch.ones(500, dtype=torch.float32)
     assert (peak.bytes, peak.left) == (4000, 2000)
     assert len(kept) == 500
+    with allocated(CPU) as later:  # what came before it goes now, and counts for nothing
+        del kept
+        another = torch.ones(250, dtype=torch.float32)
+    assert (later.bytes, later.left) == (1000, 1000)
+    assert len(another) == 250
 
 
 # -- shapes, work, plans --------------------------------------------------------------------------------------

@@ -30,6 +30,23 @@ def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool = False) 
     return groups
 
 
+LIKE = 0.75
+"""Rows at least so long, as a share of the longest, stand in one group for attention."""
+
+
+def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
+    """Put rows of like length into groups → row indices, longest rows first.
+
+    Attention pays for every pair of tokens, padding included; a group costs a few calls of its own.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not groups or lengths[index] < LIKE * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
 def pair_tokens(lengths: Sequence[int], shared: int, *, padded: bool = False) -> int:
     """Count the tokens of a pair of rows with a prompt of `shared` tokens in common, computed once unless padded."""
     return 2 * max(lengths) if padded else sum(lengths) - shared

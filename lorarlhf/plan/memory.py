@@ -33,6 +33,8 @@ SHORT = 200
 """Tokens up to which attention is computed as plain products on a processor in bf16 (a test compares it too)."""
 UNPACKED_MOST = 2**30
 """Bytes of a base unpacked while a processor draws answers, at most (a test compares it too)."""
+PLACES = 48
+"""Bytes per packed token that say where it stands: its id, position, and spots in rows and in groups of them."""
 FP32 = 4
 CHOOSE_LOGIT, NUCLEUS_LOGIT = 20, 32
 """Bytes per logit while a token is drawn, without and with top_p: probabilities, and their fp64 cumulative sum."""
@@ -69,6 +71,8 @@ class Pass(NamedTuple):
     """Answer tokens of all rows: the ones that need logits; 0 where only a head is read."""
     packed: int = 0
     """Tokens of all rows where they stand one behind the other; 0 where they are padded to the longest."""
+    alike: tuple[tuple[int, int], ...] = ()
+    """Of packed ones, rows and tokens of each group that attention lays side by side; () where all are as long."""
 
     @property
     def tokens(self) -> int:
@@ -79,6 +83,16 @@ class Pass(NamedTuple):
     def masked(self) -> bool:
         """Tell whether attention needs a mask of its own."""
         return self.rows > 1 and not self.packed
+
+    @property
+    def areas(self) -> tuple[tuple[int, int], ...]:
+        """Rows and width of what attention computes at a time."""
+        return self.alike or ((self.rows, self.width),)
+
+    @property
+    def area(self) -> float:
+        """Tokens that attention computes for each real one."""
+        return sum(rows * width for rows, width in self.areas) / self.tokens
 
 
 class Drawing(NamedTuple):
@@ -122,7 +136,7 @@ class Demand:
     states: int = 0
     """Hidden states that a critic keeps of a batch."""
     steps: int = 3
-    """Steps of the run: from the third on, what it goes back to when one goes wrong is two earlier ones."""
+    """Steps of the run."""
     keeps_best: bool = True
     writes: bool = True
     """Whether checkpoints are written on the way."""
@@ -161,17 +175,17 @@ def phases(
     if runtime is None:
         runtime = PROCESS_BYTES if host else CONTEXT_BYTES
     # The best adapter is kept where the program lives, not on a card; so is what a run can go back to: weights and
-    # both of Adam's moments before this step and before the last one, which are not there yet at its beginning.
+    # both of Adam's moments before this step and before the last one, which are not there yet at its beginning. What
+    # comes after the last step can be undone too.
     best = trained[0] if host and demand.keeps_best else 0
-    earlier = {1: 0, 2: 1}.get(demand.steps, 3) * state * host
-    before = {1: 1}.get(demand.steps, 3) * state * host
+    learning, ending = (state * host * copies for copies in (_moments(demand.steps), _moments(demand.steps + 1)))
     # A critic's head is 256 units wide, with two moments and a gradient; the states it reads are on the CPU.
     critic = (4 * FP32 * 256 * shape.hidden + load.item * demand.states * shape.hidden * host) * (demand.states > 0)
     always: Parts = dict.fromkeys(PARTS, 0.0) | {
         "base": resident_bytes(shape, load.bits, load.item),
         "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1) + critic,
         "optimizer": 2 * state,
-        "copies": best + earlier + before,
+        "copies": best + ending,
         "heap": ((HEAP_BYTES if heap is None else heap) + _kernels(load, demand)) * host,
         "runtime": runtime,
     }
@@ -184,11 +198,17 @@ def phases(
         parts = max((score_bytes(load, p, demand.targets) for p in demand.score), key=lambda parts: sum(parts.values()))
         found.append(Phase("score", always | {key: value * fix.score for key, value in parts.items()}))
     if demand.learn:
-        found.append(_learn(load, demand, fix, always, trained))
+        found.append(_learn(load, demand, fix, always | {"copies": best + learning}, trained))
     if demand.writes and host:
-        # A checkpoint is copied as a whole before it is written: adapters, both moments, the best adapter.
-        found.append(Phase("write", always | {"copies": best + earlier + 3 * state + best}))
+        # Beside what the run can go back to a checkpoint is copied as a whole before it is written: adapters, both
+        # moments, the best adapter.
+        found.append(Phase("write", always | {"copies": best + 3 * state + 3 * state + best}))
     return found
+
+
+def _moments(step: int) -> int:
+    """Count the copies of the weights, moments of Adam's included, that are held in a step, from 1."""
+    return {1: 1, 2: 1 + 3}.get(step, 3 + 3)
 
 
 def _kernels(load: Load, demand: Demand) -> int:
@@ -285,8 +305,8 @@ def _kept(load: Load, p: Pass, rank: int, targets: str) -> float:
         kept += item * sum({m.reads: m.inputs for m in shape.matrices}.values())
     kept += shape.norms * shape.hidden * (item if shape.layer_norm else FP32)
     kept += FP32 * (shape.queries + shape.keys) * shape.head_norms
-    # Side by side, rows are as long as the longest.
-    area = p.rows * p.width / p.tokens
+    # Side by side, rows are as long as the longest of their group.
+    area = p.area
     if _short(load, p):
         kept += item * area * (shape.queries + 2 * shape.keys) + p.width * p.masked
     else:
@@ -310,7 +330,7 @@ def _attention_moment(load: Load, p: Pass, *, learn: bool) -> float:
     shape = load.shape
     per_pair = 2 * FP32 + (2 * load.item if learn else 0)
     beside = 2 * load.item * (shape.queries + 2 * shape.keys)
-    return float(p.rows * p.width * (shape.heads * p.width * per_pair + beside))
+    return max(float(rows * width * (shape.heads * width * per_pair + beside)) for rows, width in p.areas)
 
 
 def score_bytes(load: Load, p: Pass, targets: str = "all-linear") -> Parts:
@@ -359,7 +379,7 @@ def _through(load: Load, p: Pass) -> float:
         float(shape.inner * item * (shape.pieces + one_matrix) * p.tokens),
         _attention_moment(load, p, learn=False),
     ]
-    per_token = shape.hidden * 4 * item + p.width * p.masked * (1 + item)
+    per_token = shape.hidden * 4 * item + p.width * p.masked * (1 + item) + PLACES * (p.packed > 0)
     if load.bits == 8:  # products of 8-bit numbers are 32 bits wide
         per_token += FP32 * shape.inner + 2 * shape.hidden
     return per_token * p.tokens + max(moments)

@@ -46,11 +46,28 @@ def allocated(device: torch.device) -> Iterator[Peak]:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         yield found
     now = peak = 0
-    for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
+    inside = set()
+    for address, count in _pieces(seen):
+        # A profile of before knows pieces that go only now; they were no part of this block.
+        if count > 0:
+            inside.add(address)
+        elif address not in inside:
+            continue
+        now += count
+        peak = max(peak, now)
     found.bytes, found.left = peak, now
+
+
+def _pieces(seen: profile) -> list[tuple[int, int]]:
+    """List (address, bytes) of every piece that came, or went (below 0), in that order."""
+    found, waiting = [], list(seen.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.tag.name == "Allocation":
+            fields = event.extra_fields
+            found.append((event.start_time_ns, fields.ptr, fields.alloc_size))
+    return [(address, count) for _, address, count in sorted(found, key=lambda piece: piece[0])]
 
 
 @contextmanager

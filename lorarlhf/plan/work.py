@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lorarlhf.data.cutting import micro_batches, pair_tokens, steps_of
+from lorarlhf.data.cutting import like_lengths, micro_batches, pair_tokens, steps_of
 from lorarlhf.plan.memory import Demand, Drawing, Pass
 from lorarlhf.settings import OptimSettings, PPOSettings, RewardSettings, Settings, SFTSettings
 
@@ -187,7 +187,10 @@ class Cutting(NamedTuple):
     def _pass(self, rows: Sequence[Length], *, logits: bool) -> Pass:
         lengths = [row.total for row in rows]
         answers = sum(row.answer for row in rows) if logits else 0
-        return Pass(len(rows), max(lengths), answers, 0 if self.padded else sum(lengths))
+        if self.padded:
+            return Pass(len(rows), max(lengths), answers)
+        alike = tuple((len(group), lengths[group[0]]) for group in like_lengths(lengths))
+        return Pass(len(rows), max(lengths), answers, sum(lengths), alike)
 
 
 def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
