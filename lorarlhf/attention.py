@@ -4,9 +4,9 @@ Everything in a transformer but attention looks at one token at a time. So rows 
 behind the other, and only here they stand side by side for a moment: a batch of texts of 60 to 170 tokens has a quarter
 less to compute. `packs` tries on a loaded model whether that gives what each row gives alone.
 
-On a processor torch's own kernel is slow in bf16 when sequences are short: 96 tokens of sixteen rows take it 21 ms,
-forward and backward, and 12 ms as plain matrix products; a single new token of sixteen rows 0.5 and 0.15 ms. From about
-250 tokens on torch's kernel wins, and it is what runs then, as on every card. As there, the backward pass keeps no
+On a processor torch's own kernel is slow in bf16 when sequences are short, or when a single new token asks: plain
+matrix products take half its time and less (`python -m benchmarks.fast_paths`). From about 250 tokens on torch's kernel
+wins, and it is what runs then, as on every card. As there, the backward pass keeps no
 probabilities: it computes them again.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,3 +136,23 @@ class Failing(TorchDispatchMode):
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Places(TorchDispatchMode):
+    """Number the first operation of every place in the code: of each operation with the lines that led to it."""
+
+    CODE = ("lorarlhf", "transformers", "peft", "bitsandbytes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.first = 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        place, frame = [str(func)], sys._getframe(1)
+        while frame:
+            if any(name in frame.f_code.co_filename for name in self.CODE):
+                place.append((frame.f_code.co_filename, frame.f_lineno))
+            frame = frame.f_back
+        self.first.setdefault(tuple(place), self.seen)
+        return func(*args, **(kwargs or {}))

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 
+from benchmarks.out_of_memory import try_stage
 from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import RunPaused, TrainingError
 from lorarlhf.hardware import is_out_of_memory
@@ -185,6 +186,15 @@ def test_memory_running_out_at_any_operation_changes_no_number(base, make, tmp_p
         assert same(tensors_of(loop.stage), tensors)
         assert attempts["step"] > 5 * loop.stage.total
         assert min(attempts.values()) > 2
+
+
+def test_memory_running_out_at_every_place_of_the_code_changes_no_number(base, monkeypatch):
+    # `python -m benchmarks.out_of_memory` does it for the other stages, whose places are four times as many.
+    monkeypatch.setattr(Budget, "halve", lambda budget: "so much → less")
+    monkeypatch.setattr("lorarlhf.train.loop.make_room", lambda device: None)
+    tried = try_stage(base, "sft", ("step", "evaluate", "finish"))
+    assert (tried["equal"], tried["problem"]) == (True, "")
+    assert min(tried["places"].values()) > 100
 
 
 @STAGES
