@@ -202,8 +202,9 @@ class RatingDesk:
 
     def tally(self) -> dict[str, Any]:
         """Say how far the person has come."""
+        newest = self._desk.newest("reward")
         return {
-            "progress": progress(self._desk.store, self.chosen.rater, self._desk.adapters("reward")),
+            "progress": progress(self._desk.store, self.chosen.rater, [newest] if newest else []),
             "undoable": len(self.history),
             "revealable": self._last is not None,
         }

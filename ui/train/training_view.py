@@ -58,14 +58,16 @@ class TrainingView:
 
     def standing(self, runs: list[RunRow]) -> Standing:
         """Gather what advice is made of."""
-        newest, reward = runs[-1] if runs else None, self.desk.adapters("reward")
+        newest, course = runs[-1] if runs else None, self.desk.course()
+        reward = course.newest("reward")
         return Standing(
             **count(self.desk.store),
             adapters=self.desk.adapters(),
+            present=course.present,
             base=bool(self.desk.fingerprint),
             at_work=self.at_work(runs),
             unfinished=newest if newest and not self.why_not_resumed(newest) else None,
-            looked=not reward or not unseen(self.desk.store, reward[-1]),
+            looked=not reward or not unseen(self.desk.store, reward),
         )
 
     def why_not_resumed(self, run: RunRow) -> str:
