@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lorarlhf.algo.intervals import wilson_interval
@@ -16,7 +17,7 @@ from lorarlhf.evaluate.lineage import BlindVotes, best_by_votes
 from lorarlhf.evaluate.rounds import Course, Round, by_round, course_now
 from lorarlhf.evaluate.statistics import Share, share_of
 from lorarlhf.evaluate.votes import ScoredPair, learned_of, rows_and_pairs, scored_pairs
-from lorarlhf.library import BARE, SavedAdapter
+from lorarlhf.library import BARE, SavedAdapter, list_saved
 from lorarlhf.store import DuelVote, Row, Store
 from lorarlhf.types import Outcome, prompt_key
 
@@ -223,6 +224,19 @@ def _row_json(row: Figures) -> dict[str, Any]:
     for share in ("heldout", "next"):
         shown[share] = shown[share] if getattr(row, share) else None
     return {"answers": row.name, **shown, "wins": wins}
+
+
+def on_every_base(store: Store, adapters_dir: Path) -> dict[str, Rounds]:
+    """Compute the rounds on every base that adapters were made on, by its fingerprint, that of the newest last."""
+    saved = list_saved(adapters_dir)
+    bases = list(dict.fromkeys(one.card["base"]["fingerprint"] for one in reversed(saved)))[::-1]
+    hashes = {base: {base, *(one.hash for one in saved if one.card["base"]["fingerprint"] == base)} for base in bases}
+    found = {}
+    for base in bases or [BARE]:
+        own = [one for one in saved if one.card["base"]["fingerprint"] == base]
+        foreign = frozenset[str]().union(*hashes.values()) - hashes.get(base, set())
+        found[base] = rounds_of(store, own, base, foreign)
+    return found
 
 
 def round_of(found: Rounds, name: str) -> Round | None:
