@@ -16,7 +16,7 @@ from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.round_figures import on_every_base, rounds_of
 from lorarlhf.evaluate.round_words import best, cells, remarks, told, unscored, where
 from lorarlhf.evaluate.rounds import Turn, course_now, course_of, go_to
-from lorarlhf.library import list_on
+from lorarlhf.library import delete_saved, list_on
 from lorarlhf.store import Contestant, Scored
 from lorarlhf.types import Comparison, Origin, Outcome, Ranking, user
 from lorarlhf.workspace import Workspace
@@ -213,7 +213,10 @@ def test_a_reward_model_that_fails_on_the_next_rounds_votes_is_told_in_words(pla
     assert len(said) == 1
     assert said[0].startswith("reward-1 is right about 38% (")
     assert "of 40 votes of round 2, on answers of ppo-1, where it was right about 90% (74% to 97%) of those" in said[0]
-    assert said[0].endswith("Train a new reward model on the votes of round 2 before PPO goes on.")
+    assert "reward-2 has learned from them since: let PPO go on with that one" in said[0]
+    delete_saved(place.adapters_dir, "reward-2")
+    (said,) = map(str, remarks(figures(place)))
+    assert said.endswith("Train a new reward model on the votes of round 2 before PPO goes on.")
     assert unscored(found) == [("reward-1", 1)]
 
 

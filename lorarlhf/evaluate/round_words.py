@@ -108,14 +108,16 @@ def best(found: Rounds) -> str:
 
 def remarks(found: Rounds) -> list[Remark]:
     """Say what went wrong in the rounds that led here, the latest first."""
-    led = [row for row in reversed(found.rows) if row.led]
-    return [remark for row in led for rule in RULES if (remark := rule(row))]
+    led = [row for row in found.rows if row.led]
+    said = [rule(row, after) for row, after in zip(led, [*led[1:], None], strict=True) for rule in RULES]
+    return [remark for remark in reversed(said) if remark]
 
 
-Rule = Callable[[Figures], Remark | None]
+Rule = Callable[[Figures, "Figures | None"], "Remark | None"]
+"""Asked of a round and of the one after it."""
 
 
-def _fails_on_next(row: Figures) -> Remark | None:
+def _fails_on_next(row: Figures, after: Figures | None) -> Remark | None:
     """Tell where a reward model does not know the answers it led to."""
     share, before = row.next, row.heldout
     guesses, worse = share.low <= 0.5, bool(before) and share.high < before.value
@@ -123,15 +125,19 @@ def _fails_on_next(row: Figures) -> Remark | None:
         return None
     then = f", where it was right about {percent(before)} of those kept apart in round {row.number}" if before else ""
     why = "on what PPO made of it, it may be guessing" if guesses else "what PPO made of it, it knows less well"
+    if after and after.reward:
+        do = f"{after.reward} has learned from them since: let PPO go on with that one, and rate what comes of it"
+    else:
+        do = f"Train a new reward model on the votes of round {row.number + 1} before PPO goes on"
     return Remark(
         f"{row.reward} is right about {percent(share)} of {share.trials:.4g} votes of round {row.number + 1}, "
         f"on answers of {row.policy}{then}",
         why,
-        f"Train a new reward model on the votes of round {row.number + 1} before PPO goes on",
+        do,
     )
 
 
-def _lost(row: Figures) -> Remark | None:
+def _lost(row: Figures, after: Figures | None) -> Remark | None:
     """Tell where the policy is worse than who answered before."""
     if row.wins is None or row.wins.settled != "second":
         return None
@@ -142,7 +148,7 @@ def _lost(row: Figures) -> Remark | None:
     )
 
 
-def _far(row: Figures) -> Remark | None:
+def _far(row: Figures, after: Figures | None) -> Remark | None:
     if row.drift is None or row.drift.kl < FAR_NATS:
         return None
     return Remark(
@@ -152,7 +158,7 @@ def _far(row: Figures) -> Remark | None:
     )
 
 
-RULES: tuple[Rule, ...] = (_fails_on_next, _lost, _far)
+RULES: tuple[Rule, ...] = (_far, _lost, _fails_on_next)
 
 
 # -- for the terminal -------------------------------------------------------------------------------------------

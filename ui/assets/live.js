@@ -15,11 +15,18 @@ const look = async () => {
   props.value = now.html;
   setTimeout(mark);
 };
+// A button may lead to a tab, and to a section of it.
+const lead = ({ go, section }) => {
+  const press = (within, words) => words && [...document.querySelectorAll(`${within} [role=tab]`)].find((tab) => tab.textContent.trim() === words)?.click();
+  press("#tabs", go);
+  press(`#${(go || "").toLowerCase()}-sections`, section);
+};
 // A look that fails, because the app is just ending, is simply repeated.
 const timer = server.look && setInterval(() => look().catch(() => {}), 1000);
 element.addEventListener("click", (event) => {
   const name = event.target.closest("[data-name]")?.dataset.name;
   if (name === undefined) return;
+  lead(event.target.closest("[data-name]").dataset);
   props.chosen = name;
   setTimeout(mark);
   trigger("pick", { name });
