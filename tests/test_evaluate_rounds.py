@@ -43,6 +43,7 @@ def place(tmp_path):
         first = [store.insert(vote(f"one {i}?", SFT, SFT), created=day(2)) for i in range(4)]
         first.append(store.insert(vote("from a file?", source="import"), created=day(2)))
         run = store.start_run("reward", "reward-1", "starter", {}, {})
+        store.finish_run(run, "done", {})
     put(place, "sft-1", "sft", created=day(1))
     learned = {"run": run, "settings": {"heldout_share": 0.0}, "data": {"comparisons": first}}
     right = {"eval/accuracy": 0.9, "eval/votes": 30.0}
