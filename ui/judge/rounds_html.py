@@ -121,5 +121,5 @@ def _row(row: Figures) -> str:
 
 
 def _go(row: Figures, words: str) -> str:
-    about = f"<span class='sr'>, round {row.number}, in which {escape(row.name)} answers</span>"
+    about = f"<span class='sr'> (round {row.number}, {escape(row.name)} answers)</span>"
     return f"<button type='button' data-name='{GO}{escape(row.key, quote=True)}'>{escape(words)}{about}</button>"
