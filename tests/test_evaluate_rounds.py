@@ -16,7 +16,7 @@ from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.round_figures import on_every_base, rounds_of
 from lorarlhf.evaluate.round_words import best, cells, remarks, told, unscored, where
 from lorarlhf.evaluate.rounds import Turn, course_now, course_of, go_to
-from lorarlhf.library import delete_saved, list_on
+from lorarlhf.library import delete_saved, list_on, revise_card
 from lorarlhf.store import Contestant, Scored
 from lorarlhf.types import Comparison, Origin, Outcome, Ranking, user
 from lorarlhf.workspace import Workspace
@@ -195,7 +195,17 @@ def test_the_reward_model_of_a_round_is_tested_on_the_votes_of_the_next(place):
     assert second.drift is None
 
 
-def test_votes_on_one_prompt_widen_the_interval_and_votes_on_different_ones_are_wilsons(place):
+def test_a_vote_of_the_next_round_that_it_did_learn_from_is_no_test(place):
+    second_round(place, right=15, of=40)
+    (reward,) = (one for one in list_on(place.adapters_dir, "f") if one.name == "reward-1")
+    with place.store() as store:
+        ids = [row.id for row in store.comparisons() if row.value.a in ("sure 0", "sure 39")]
+    revise_card(reward, {"data": {"comparisons": [*reward.card["data"]["comparisons"], *ids]}})
+    first = figures(place).rows[0]
+    assert (first.next.hits, first.next.trials, first.unscored) == (14, 38, 1)
+
+
+def test_the_interval_on_as_many_prompts_as_votes_is_wilsons(place):
     with place.store() as store:
         for i in range(40):
             store.insert(vote(f"new {i}?", PPO, PPO), created=day(5))

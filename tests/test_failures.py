@@ -93,7 +93,7 @@ def test_the_rate_tab_offers_them_with_fresh_answers_and_then_goes_on_as_usual(p
     desk.saved = [reward, policy]
     rating = RatingDesk(desk)
     told = rating.ask({"do": "prefer", "values": {"source": "failures"}})
-    assert told["said"].startswith("6 prompts on which it failed first: in turn, the answer that scored lowest")
+    assert told["said"].startswith("6 prompts on which it failed first: in turn the lowest scores, the largest")
     asked = []
     for _ in range(8):
         sheet = wait_for(lambda: (v := rating.ask({"do": "look"})).get("sheet") and v["sheet"]["whole"] and v["sheet"])

@@ -22,11 +22,7 @@ DISLIKED = "chat answers disliked"
 MOST_DISLIKED, MOST_PAIRS = 500, 40
 WORST = 0.25
 """Share of a policy's answers that counts as its worst."""
-RULE = (
-    "in turn, the answer that scored lowest (of the worst quarter); the vote that the reward model contradicts most, "
-    "then the answer that its ensemble is least sure of; and the newest thumbs-down from a chat. Each prompt comes "
-    "once, with fresh answers, until it was rated"
-)
+RULE = "in turn the lowest scores, the largest disagreements and thumbs-down from chats; each once, with fresh answers"
 
 
 class Failure(NamedTuple):
@@ -47,8 +43,10 @@ class _Seen(NamedTuple):
 
 
 def failures(store: Store, answers: SavedAdapter | None, reward: SavedAdapter | None) -> list[Failure]:
-    """List the prompts that nobody rated since they were seen to go wrong, by `RULE`.
+    """List the prompts that nobody rated since they were seen to go wrong; the three kinds take turns.
 
+    First the answer of the worst quarter that scored lowest; then the vote that the reward model contradicts most, and
+    after all such votes the answer whose scores by an ensemble lie furthest apart; then the newest thumbs-down.
     `answers` is who answers now, `reward` the reward model that is meant where nobody names one. Scores and an
     ensemble's spread come from what was measured of both; without it there are none.
     """
