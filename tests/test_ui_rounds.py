@@ -68,9 +68,7 @@ def test_going_back_decides_who_answers_and_what_stages_start_from_until_one_goe
 
 def test_nobody_goes_back_while_a_run_makes_something(desk):
     run = desk.store.start_run("reward", "reward-9", "starter", {}, {})
-    with pytest.raises(
-        LoraRlhfError, match="reward-9 is at work in another process, and what it makes would belong to"
-    ):
+    with pytest.raises(LoraRlhfError, match="reward-9 is at work, and what it makes would belong to another round"):
         RoundsView(desk).go_to("f")
     desk.store.finish_run(run, "done", {})
     RoundsView(desk).go_to("f")

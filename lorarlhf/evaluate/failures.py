@@ -69,7 +69,7 @@ def dislike(store: Store, prompt: Prompt, answer: str, adapter: str) -> None:
 def stamp(store: Store, answers: SavedAdapter | None, reward: SavedAdapter | None) -> str:
     """Write what `failures` depends on, but for the votes."""
     sql = """SELECT (SELECT count(*) FROM scores WHERE judge = ?),
-        (SELECT total(length(value)) FROM meta WHERE key IN (?, ?, ?))"""
+        (SELECT max(rowid) FROM meta WHERE key IN (?, ?, ?))"""
     keys = (reward and judge_of(reward), DISLIKED, answers and drift_key(answers), reward and drawn_key(reward))
     return f"{answers and answers.hash} {reward and judge_of(reward)} {tuple(store.query(sql, keys)[0])}"
 

@@ -230,13 +230,14 @@ def on_every_base(store: Store, adapters_dir: Path) -> dict[str, Rounds]:
     """Compute the rounds on every base that adapters were made on, by its fingerprint, that of the newest last."""
     saved = list_saved(adapters_dir)
     bases = list(dict.fromkeys(one.card["base"]["fingerprint"] for one in reversed(saved)))[::-1]
-    hashes = {base: {base, *(one.hash for one in saved if one.card["base"]["fingerprint"] == base)} for base in bases}
-    found = {}
-    for base in bases or [BARE]:
-        own = [one for one in saved if one.card["base"]["fingerprint"] == base]
-        foreign = frozenset[str]().union(*hashes.values()) - hashes.get(base, set())
-        found[base] = rounds_of(store, own, base, foreign)
-    return found
+    return {base: rounds_on(store, saved, base) for base in bases or [BARE]}
+
+
+def rounds_on(store: Store, saved: Sequence[SavedAdapter], base: str) -> Rounds:
+    """Compute the rounds on a base, given the adapters on all of them, oldest first."""
+    on = {one.hash: one.card["base"]["fingerprint"] for one in saved}
+    foreign = {hash for hash, other in on.items() if other != base} | {*on.values()}
+    return rounds_of(store, [one for one in saved if on[one.hash] == base], base, frozenset(foreign - {base}))
 
 
 def round_of(found: Rounds, name: str) -> Round | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from lorarlhf.errors import AdapterError
+from lorarlhf.errors import AdapterError, TrainingError
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.store import Row, Store
 
@@ -191,10 +191,16 @@ def newest_now(store: Store, adapters: Sequence[SavedAdapter], base: str, stage:
 
 
 def go_to(store: Store, adapters: Sequence[SavedAdapter], base: str, key: str) -> Round:
-    """Make a round the one that is on, back or forward; nothing is deleted. Raises `AdapterError` where there is none.
+    """Make a round the one that is on, back or forward; nothing is deleted.
 
-    From then on its adapter answers, and stages start from what led to it.
+    From then on its adapter answers, and stages start from what led to it. Raises `AdapterError` where there is none,
+    and `TrainingError` while a run is at work.
     """
+    if running := store.at_work():
+        raise TrainingError(
+            f"{running[0].called} is at work, and what it makes would belong to another round; wait for its end, or "
+            "stop it"
+        )
     with store.transaction():
         course = course_now(store, adapters, base)
         if key not in course.rounds:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.evaluate.failures import failures, stamp
-from lorarlhf.evaluate.round_figures import Rounds, rounds_of
+from lorarlhf.evaluate.round_figures import Rounds, rounds_on
 from lorarlhf.evaluate.round_words import unscored
 from lorarlhf.evaluate.rounds import go_to
 from lorarlhf.library import list_saved
@@ -37,17 +37,14 @@ class RoundsView:
         with self._lock:
             seen = self._stamp()
             if self._known is None or self._known[0] != seen:
-                base, saved = self.desk.fingerprint, list_saved(self.desk.workspace.adapters_dir)
-                own = {base, *(one.hash for one in self.desk.adapters())}
-                others = {one.card["base"]["fingerprint"] for one in saved} | {one.hash for one in saved}
-                found = rounds_of(self.desk.store, self.desk.adapters(), base, frozenset(others - own))
-                self._known = (seen, found)
+                saved = list_saved(self.desk.workspace.adapters_dir)
+                self._known = seen, rounds_on(self.desk.store, saved, self.desk.fingerprint)
             return self._known[1]
 
     def _stamp(self) -> str:
         sql = """SELECT (SELECT max(id) FROM comparisons), (SELECT max(id) FROM rankings),
             (SELECT max(id) FROM retractions), (SELECT max(id) FROM duel_votes), (SELECT count(*) FROM scores),
-            (SELECT total(length(value)) FROM meta WHERE key LIKE 'drift %' OR key LIKE 'rounds %')"""
+            (SELECT max(rowid) FROM meta WHERE key LIKE 'drift %' OR key LIKE 'rounds %')"""
         shelf = self.desk.workspace.adapters_dir.stat().st_mtime_ns
         return f"{self.desk.fingerprint} {shelf} {tuple(self.desk.store.query(sql)[0])}"
 
@@ -81,8 +78,6 @@ class RoundsView:
 
         In Rate its adapter answers from then on, also where another one was chosen there.
         """
-        if problem := self.runs.at_work(self.runs.runs()):
-            raise LoraRlhfError(f"{problem}, and what it makes would belong to another round: wait for its end")
         store = self.desk.store
         with store.transaction():
             go_to(store, self.desk.adapters(), self.desk.fingerprint, key)
