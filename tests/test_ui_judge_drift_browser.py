@@ -114,18 +114,20 @@ def test_a_round_is_gone_back_to_and_rate_and_train_go_by_it(app):
         assert not offences(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         panel.get_by_role("button", name="Go back to this round (round 1, sft-1 answers)").click()
-        expect(panel.locator("h3")).to_contain_text("Round 1: sft-1 answers")
+        expect(panel.locator("h3")).to_contain_text("Round 1: sft-1 answers", timeout=SLOW)
         expect(panel.locator("h3")).to_contain_text("still there with all votes: ppo-1")
         panel.locator("button.go").click()
         expect(page.locator("#judged input")).to_be_visible()  # there is the reward model to be looked at
 
         open_tab(page, "Train")
-        expect(page.locator("#next-text")).to_contain_text("reward-1 is trained: look how good it is")
+        expect(page.locator("#next-text")).to_contain_text("reward-1 is trained: look how good it is", timeout=SLOW)
         open_tab(page, "Rate")
-        expect(page.locator("#rate [data-choice=first] option").first).to_have_text("of this round (sft-1)")
+        expect(page.locator("#rate [data-choice=first] option").first).to_have_text(
+            "of this round (sft-1)", timeout=SLOW
+        )
 
         section(page, "Rounds")  # and forward again
         panel.get_by_role("button", name="Go to this round (round 2, ppo-1 answers)").click()
-        expect(panel.locator(".lead")).to_contain_text("compare it blind")
+        expect(panel.locator(".lead")).to_contain_text("compare it blind", timeout=SLOW)
         panel.locator("button.go").click()
         expect(page.locator("#duel")).to_be_visible()
