@@ -151,6 +151,44 @@ def ratings(workspace: str | None, as_json: bool) -> None:
         show_json(duel_words.as_json(store, saved)) if as_json else click.echo(duel_words.told(store, saved))
 
 
+@judge.command()
+@click.option(
+    "--go-to",
+    metavar="ADAPTER",
+    help="Go to the round in which this adapter answers, back or forward; deletes nothing.",
+)
+@common
+def rounds(go_to: str | None, workspace: str | None, as_json: bool) -> None:
+    """Tell how win rate, accuracy and drift moved over the rounds: who answered, votes, reward model, policy.
+
+    Each reward model is tested on the votes of the round after it. After going to a round stages start from what led
+    there where you name nothing.
+    """
+    from lorarlhf.evaluate import round_words
+    from lorarlhf.evaluate.round_figures import on_every_base, round_of
+    from lorarlhf.evaluate.rounds import go_to as make_it_the_one
+    from lorarlhf.library import list_on
+
+    place = open_workspace(workspace)
+    with place.store() as store:
+        found = on_every_base(store, place.adapters_dir)
+        if go_to:
+            named = [(base, one) for base, rounds in found.items() if (one := round_of(rounds, go_to))]
+            if not named:
+                answering = ", ".join(row.name for rounds in found.values() for row in rounds.rows)
+                raise AdapterError(f"{go_to} answers in no round; those who do: {answering}")
+            base, one = named[-1]
+            make_it_the_one(store, list_on(place.adapters_dir, base), base, one.key)
+            found = on_every_base(store, place.adapters_dir)
+    if as_json:
+        show_json([{"base": base, **rounds.as_json()} for base, rounds in found.items()])
+        return
+    for base, rounds in found.items():
+        if len(found) > 1:
+            click.echo(f"on base {base}")
+        click.echo(round_words.told(rounds))
+
+
 def _is_reward_model(place: Workspace, name: str) -> bool:
     from lorarlhf.library import BARE, read_saved
 

@@ -84,14 +84,9 @@ def list_saved(adapters_dir: Path) -> list[SavedAdapter]:
     return sorted(found, key=lambda adapter: (str(adapter.card.get("created", "")), adapter.name))
 
 
-def newest(adapters_dir: Path, stage: str, fingerprint: str) -> SavedAdapter | None:
-    """Find the newest adapter a stage made on this base."""
-    fitting = [
-        adapter
-        for adapter in list_saved(adapters_dir)
-        if adapter.stage == stage and adapter.card["base"]["fingerprint"] == fingerprint
-    ]
-    return fitting[-1] if fitting else None
+def list_on(adapters_dir: Path, fingerprint: str) -> list[SavedAdapter]:
+    """List the whole adapters that were made on a base, oldest first."""
+    return [saved for saved in list_saved(adapters_dir) if saved.card["base"]["fingerprint"] == fingerprint]
 
 
 def check_new_name(adapters_dir: Path, name: str) -> None:

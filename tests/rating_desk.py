@@ -57,6 +57,9 @@ class FakeDesk:
     def adapters(self, stage: str = "") -> list[Any]:
         return [adapter for adapter in self.saved if stage in ("", adapter.stage)]
 
+    def newest(self, stage: str) -> Any:
+        return next(iter(reversed(self.adapters(stage))), None)
+
     def sampling(self, **changes: Any) -> SamplingSettings:
         return SamplingSettings.parse({"max_new_tokens": 8, **changes}, "sampling")
 

@@ -107,11 +107,12 @@ def test_a_chat_hands_over_the_whole_conversation():
 def test_reward_models_judge_and_do_not_answer():
     made = [("sft-1", "sft"), ("reward-1", "reward"), ("sft-2", "sft"), ("ppo-1", "ppo"), ("reward-2", "reward")]
     saved = [SimpleNamespace(name=name, stage=stage, has_head=stage == "reward") for name, stage in made]
-    desk = SimpleNamespace(adapters=lambda stage="": [a for a in saved if stage in ("", a.stage)])
+    newest = {adapter.stage: adapter for adapter in saved}
+    desk = SimpleNamespace(adapters=lambda: saved, newest=newest.get)
     assert [name for _, name in choices(desk)] == ["base", "ppo-1", "sft-2", "sft-1"]
     assert usual(desk) == ["base", "sft-2", "ppo-1"]
     assert scorer(desk) == "reward-2"
-    bare = SimpleNamespace(adapters=lambda stage="": [])
+    bare = SimpleNamespace(newest=lambda stage: None)
     assert (usual(bare), scorer(bare)) == (["base"], "")
 
 

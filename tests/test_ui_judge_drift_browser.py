@@ -1,8 +1,9 @@
-"""Drift and best of n in a real browser: measured, stopped, read in both themes, and there again after a reload."""
+"""Drift, best of n and rounds in a real browser: measured, read in both themes, there after a reload; and gone back."""
 
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -37,7 +38,7 @@ def app(tmp_path_factory):
         card = {
             "stage": stage,
             "created": f"2026-01-0{number + 1}",
-            "metrics": {},
+            "metrics": {"eval/kl": 4.6} if stage == "ppo" else {},
             "parents": dict(parents),
             "data": {},
         }
@@ -93,3 +94,40 @@ def test_it_can_be_read_in_the_dark_and_on_a_phone(app):
         page.wait_for_timeout(1000)
         assert not offences(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def section(page, name: str) -> None:
+    """Go to a section of the Judge tab; a narrow page keeps the last ones in a menu."""
+    open_tab(page, "Judge")
+    page.locator("#judge-sections .overflow-menu > button").first.click()
+    page.locator("#judge-sections .overflow-dropdown button", has_text=name).click()
+
+
+def test_a_round_is_gone_back_to_and_rate_and_train_go_by_it(app):
+    with app.page(wide=390, high=844, theme="dark") as page:
+        ready(page)
+        section(page, "Rounds")
+        panel = page.locator("#rounds")
+        expect(panel.locator("h3")).to_contain_text("Round 2: ppo-1 answers")
+        expect(panel.locator(".lead")).to_contain_text("ppo-1 is new: compare it blind with sft-1")
+        expect(panel.locator("svg")).to_have_attribute("aria-label", re.compile("^KL of its policy"))
+        assert not offences(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        panel.get_by_role("button", name="Go back to this round (round 1, sft-1 answers)").click()
+        expect(panel.locator("h3")).to_contain_text("Round 1: sft-1 answers", timeout=SLOW)
+        expect(panel.locator("h3")).to_contain_text("still there with all votes: ppo-1")
+        panel.locator("button.go").click()
+        expect(page.locator("#judged input")).to_be_visible()  # there is the reward model to be looked at
+
+        open_tab(page, "Train")
+        expect(page.locator("#next-text")).to_contain_text("reward-1 is trained: look how good it is", timeout=SLOW)
+        open_tab(page, "Rate")
+        expect(page.locator("#rate [data-choice=first] option").first).to_have_text(
+            "of this round (sft-1)", timeout=SLOW
+        )
+
+        section(page, "Rounds")  # and forward again
+        panel.get_by_role("button", name="Go to this round (round 2, ppo-1 answers)").click()
+        expect(panel.locator(".lead")).to_contain_text("compare it blind", timeout=SLOW)
+        panel.locator("button.go").click()
+        expect(page.locator("#duel")).to_be_visible()

@@ -251,5 +251,7 @@ def test_adapters_answer_side_by_side_and_chat(app):
             expect(page.locator("#send")).to_be_enabled(timeout=SLOW)
         expect(page.locator("#chat .turn.user").first).to_contain_text(EVIL)
         assert page.locator("#chat img, #answers img").count() == 0
+        page.click("#bad-answer")
+        expect(page.locator("#chat-noted")).to_contain_text("Noted")
         page.click("#clear-chat")
         expect(page.locator("#chat .turn")).to_have_count(0)

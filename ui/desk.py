@@ -19,7 +19,8 @@ from typing import Any
 from lorarlhf.engine.client import EngineClient, Job
 from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError, RunDiffers, RunPaused
-from lorarlhf.library import SavedAdapter, list_saved
+from lorarlhf.evaluate.rounds import Course, course_now
+from lorarlhf.library import SavedAdapter, list_on
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.store import RunRow, Store
@@ -177,9 +178,16 @@ class Desk:
         folder = self.workspace.adapters_dir
         stamp = (self.fingerprint, folder.stat().st_mtime_ns)
         if self._shelf[0] != stamp:  # cards are read again only when a folder came or went
-            found = [saved for saved in list_saved(folder) if saved.card["base"]["fingerprint"] == stamp[0]]
-            self._shelf = (stamp, found)
+            self._shelf = (stamp, list_on(folder, stamp[0]))
         return [saved for saved in self._shelf[1] if stage in ("", saved.stage)]
+
+    def course(self) -> Course:
+        """Read the rounds on this base, and which one is on."""
+        return course_now(self.store, self.adapters(), self.fingerprint)
+
+    def newest(self, stage: str) -> SavedAdapter | None:
+        """Find the adapter of a stage that is meant where nobody is named, in the round that is on."""
+        return self.course().newest(stage)
 
     def in_use(self) -> set[str]:
         """Name the adapters that a job of the engine stands on."""

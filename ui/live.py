@@ -41,7 +41,8 @@ def asset(name: str) -> str:
 def live(draw: Callable[[], str], looks: str, **options: Any) -> gr.HTML:
     """Make a panel that draws itself anew, while somebody can see it, whenever it would look different.
 
-    Buttons in it with a `data-name` raise the event `pick`, and `chosen` is the name of the one marked as chosen;
+    Buttons in it with a `data-name` raise the event `pick`, and `chosen` is the name of the one marked as chosen; with
+    `data-go`, and `data-section`, they lead to a tab, and to a section of it.
     `opens` may name the element that a choice shows, which is then scrolled to.
     `looks` is a class of the style sheets. `draw` must escape whatever people or models wrote.
     """

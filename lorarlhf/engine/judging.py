@@ -14,8 +14,9 @@ from lorarlhf.data.chat import encode_response
 from lorarlhf.engine.core import Engine
 from lorarlhf.errors import AdapterError
 from lorarlhf.evaluate.health import drawn_key, judge_of
+from lorarlhf.evaluate.rounds import course_now
 from lorarlhf.evaluate.votes import answers_of, learned_of
-from lorarlhf.library import BARE, SavedAdapter, list_saved
+from lorarlhf.library import BARE, SavedAdapter, list_on
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.store import Scored
 from lorarlhf.store.scores import answer_key
@@ -100,13 +101,9 @@ def drawing_prompts(engine: Engine, saved: SavedAdapter, most: int) -> list[Prom
 
 def answerers(engine: Engine) -> list[SavedAdapter | None]:
     """Say whose answers are drawn: the bare base's, and those of the newest SFT adapter and policy on it."""
-    fitting = [
-        other
-        for other in list_saved(engine.workspace.adapters_dir)
-        if other.card["base"]["fingerprint"] == engine.base.identity["fingerprint"]
-    ]
-    newest = [next((a for a in reversed(fitting) if a.stage == stage), None) for stage in ("sft", "ppo")]
-    return [None, *(a for a in newest if a)]
+    base = engine.base.identity["fingerprint"]
+    course = course_now(engine.store, list_on(engine.workspace.adapters_dir, base), base)
+    return [None, *(saved for stage in ("sft", "ppo") if (saved := course.newest(stage)))]
 
 
 def drawn_with(

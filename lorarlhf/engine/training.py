@@ -19,7 +19,8 @@ from lorarlhf.engine.resuming import changed_settings, conditions, differences
 from lorarlhf.engine.stages import build_stage
 from lorarlhf.engine.tracking import Tracker, check_tracker
 from lorarlhf.errors import AdapterError, LoraRlhfError, RunDiffers, RunPaused, StoreError, TrainingError
-from lorarlhf.library import BARE, check_new_name, free_name, list_saved, newest, read_saved
+from lorarlhf.evaluate.rounds import newest_now
+from lorarlhf.library import BARE, check_new_name, free_name, list_on, list_saved, read_saved
 from lorarlhf.settings import OptimSettings, Settings
 from lorarlhf.store.runs import RunRow
 from lorarlhf.train.checkpoint import Found, check_room, find_checkpoint, forget_older
@@ -169,12 +170,16 @@ def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Reque
 
 
 def parent_of(engine: Engine, asked: str, default_stage: str) -> str:
-    """Name the adapter that plays a role: the one asked for, else the newest of a stage, else the bare base."""
+    """Name the adapter that plays a role: the one asked for, else the newest of a stage, else the bare base.
+
+    After going back to a round, the newest of those that led to it or were made since.
+    """
     if asked == BARE:
         return BARE
     if asked:
         return engine.saved(asked).name
-    found = newest(engine.workspace.adapters_dir, default_stage, engine.base.identity["fingerprint"])
+    base = engine.base.identity["fingerprint"]
+    found = newest_now(engine.store, list_on(engine.workspace.adapters_dir, base), base, default_stage)
     return found.name if found else BARE
 
 

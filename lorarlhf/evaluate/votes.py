@@ -146,7 +146,7 @@ class ScoredPair:
 def answers_of(store: Store) -> list[tuple[Prompt, str]]:
     """List every answer that was voted on, each once per prompt."""
     found = {}
-    for _, pair in _pairs(store):
+    for _, pair in rows_and_pairs(store):
         for answer in (pair.chosen, pair.rejected):
             found[prompt_key(pair.prompt), answer_key(answer)] = (pair.prompt, answer)
     return list(found.values())
@@ -156,7 +156,7 @@ def scored_pairs(store: Store, judge: str, learned: Learned) -> tuple[list[Score
     """Join the votes with the scores of a judge → the pairs whose answers are both scored, and how many are not."""
     scores, looks = store.scores(judge), second_looks(store)
     found, missing = [], 0
-    for row, pair in _pairs(store):
+    for row, pair in rows_and_pairs(store):
         key = prompt_key(pair.prompt)
         chosen, rejected = (scores.get((key, answer_key(answer))) for answer in (pair.chosen, pair.rejected))
         if chosen is None or rejected is None:
@@ -178,10 +178,10 @@ def scored_pairs(store: Store, judge: str, learned: Learned) -> tuple[list[Score
 
 def voted_pairs(store: Store) -> list[Pair]:
     """List the pairs that count, oldest votes first; each asked once."""
-    return [pair for _, pair in _pairs(store)]
+    return [pair for _, pair in rows_and_pairs(store)]
 
 
-def _pairs(store: Store) -> Iterator[tuple[Row[Any], Pair]]:
+def rows_and_pairs(store: Store) -> Iterator[tuple[Row[Any], Pair]]:
     """Give the pairs that count, with the row each comes from; not those that were asked again."""
     second = {again.id for _, again in _repeats(store)}
     for row in store.comparisons():

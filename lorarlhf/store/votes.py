@@ -115,6 +115,11 @@ class Votes(Database):
         )
         return self._rows(kind, sql, (dump(list(ids)),))
 
+    def conversations(self, keys: Iterable[str]) -> dict[str, Prompt]:
+        """Read the prompts with these keys; those nothing was ever said about are left out."""
+        sql = "SELECT key, messages FROM conversations WHERE key IN (SELECT value FROM json_each(?))"
+        return {row["key"]: tuple(json.loads(row["messages"])) for row in self.query(sql, (dump(list(keys)),))}
+
     def counts(self) -> dict[str, int]:
         """Count what counts: rows per kind, raters, and rows undone or replaced."""
         gone = "(SELECT count(*) FROM retractions WHERE kind = '{0}')"

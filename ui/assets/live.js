@@ -15,11 +15,19 @@ const look = async () => {
   props.value = now.html;
   setTimeout(mark);
 };
+// A button may lead to a tab, and to a section of it; a narrow page keeps the last ones in a menu.
+const lead = ({ go, section }) => {
+  const press = (within, words) => document.querySelectorAll(`${within} :is([role=tab], .overflow-dropdown button)`)
+    .forEach((tab) => tab.textContent.trim() === words && tab.click());
+  press("#tabs", go);
+  press(`#${(go || "").toLowerCase()}-sections`, section);
+};
 // A look that fails, because the app is just ending, is simply repeated.
 const timer = server.look && setInterval(() => look().catch(() => {}), 1000);
 element.addEventListener("click", (event) => {
   const name = event.target.closest("[data-name]")?.dataset.name;
   if (name === undefined) return;
+  lead(event.target.closest("[data-name]").dataset);
   props.chosen = name;
   setTimeout(mark);
   trigger("pick", { name });

@@ -77,14 +77,13 @@ def choices(desk: Desk) -> list[tuple[str, str]]:
 
 def usual(desk: Desk) -> list[str]:
     """Choose what one most often wants to see: the base, the newest SFT adapter, the newest policy."""
-    newest = [desk.adapters(stage)[-1:] for stage in ("sft", "ppo")]
-    return [BARE, *(adapter.name for found in newest for adapter in found)]
+    return [BARE, *(found.name for stage in ("sft", "ppo") if (found := desk.newest(stage)))]
 
 
 def scorer(desk: Desk) -> str:
     """Name the newest reward model; empty where there is none."""
-    found = desk.adapters("reward")
-    return found[-1].name if found else ""
+    found = desk.newest("reward")
+    return found.name if found else ""
 
 
 def side_by_side(

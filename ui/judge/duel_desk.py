@@ -253,7 +253,7 @@ class DuelDesk:
     def choices(self) -> dict[str, Any]:
         """Tell who can take part, who can judge, and which duels can be gone on with."""
         fitting = [saved.name for saved in self._desk.adapters() if not saved.has_head]
-        newest = [found[-1].name for stage in ("ppo", "sft") if (found := self._desk.adapters(stage))]
+        newest = [found.name for stage in ("ppo", "sft") if (found := self._desk.newest(stage))]
         judges = [saved.name for saved in reversed(self._desk.adapters("reward"))]
         if self._desk.memory.get("base", {}).get("name") == "starter":
             judges.append(SCRIPT)

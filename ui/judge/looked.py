@@ -43,5 +43,6 @@ def reward_for(desk: Desk, stage: str, settings: Settings) -> SavedAdapter | Non
     """Find the reward model that a stage would follow: the one it names, else the newest; None for other stages."""
     if stage != "ppo":
         return None
-    named, there = getattr(settings, "reward", ""), desk.adapters("reward")
-    return next((saved for saved in reversed(there) if named in ("", saved.name)), None)
+    if named := getattr(settings, "reward", ""):
+        return next((saved for saved in desk.adapters("reward") if saved.name == named), None)
+    return desk.newest("reward")

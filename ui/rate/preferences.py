@@ -30,7 +30,9 @@ MOST_CRITERIA, LONGEST_NAME = 8, 40
 class Preferences(Settings):
     """How pairs are made, and what is asked about them."""
 
-    source: Literal["", "chat", "typed", "queue", "starter"] = knob("", "Where prompts come from; empty: what suits")
+    source: Literal["", "failures", "chat", "typed", "queue", "starter"] = knob(
+        "", "Where prompts come from; empty: what suits"
+    )
     answers: int = knob(2, "Answers to a prompt: 2 are compared, more are ranked", ge=2, le=6)
     first: str = knob("", "Adapter that answers; empty takes the newest policy, 'base' none")
     second: str = knob("", "Adapter of every other answer; empty takes the same")

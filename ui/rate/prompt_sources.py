@@ -64,6 +64,47 @@ class Line:
         """Note nothing: its turn comes again when the others were asked as often."""
 
 
+class FailuresFirst:
+    """The prompts on which the policy does worst; when they are done, the usual ones."""
+
+    def __init__(self, find: Callable[[], list[Prompt]], stamp: Callable[[], str], then: Callable[[], Source]) -> None:
+        self._find, self._stamp, self._then = find, stamp, then
+        self._seen = ""
+        self._prompts: dict[str, Prompt] = {}
+        self._offered: set[str] = set()
+
+    @property
+    def left(self) -> int:
+        """Count those that are not done."""
+        self._look()
+        return len(self._prompts)
+
+    def take(self, busy: Collection[str]) -> Prompt | None:
+        """Give the worst one that is left, else a usual one."""
+        self._look()
+        for key, prompt in self._prompts.items():
+            if key not in busy:
+                self._offered.add(key)
+                return prompt
+        # The usual ones do not know what was asked about a moment ago.
+        return self._then().take({*busy, *self._offered}) or self._then().take(busy)
+
+    def done(self, prompt: Prompt, answer: str) -> None:
+        """Take a prompt off the list; it comes back if it goes wrong again."""
+        self._prompts.pop(prompt_key(prompt), None)
+        self._then().done(prompt, answer)
+
+    def drop(self, prompt: Prompt) -> None:
+        """Take a prompt off the list until there is news."""
+        self._prompts.pop(prompt_key(prompt), None)
+        self._then().drop(prompt)
+
+    def _look(self) -> None:
+        """List them anew when something new was measured; not after every vote, which could take its time."""
+        if (stamp := self._stamp()) != self._seen:
+            self._seen, self._prompts = stamp, {prompt_key(prompt): prompt for prompt in self._find()}
+
+
 class Typed:
     """What the person types, in that order, each once."""
 

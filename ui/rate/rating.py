@@ -14,13 +14,24 @@ from collections.abc import Collection
 from typing import Any
 
 from lorarlhf.errors import DataError, LoraRlhfError
+from lorarlhf.evaluate.duel_words import counted
+from lorarlhf.evaluate.failures import RULE, failures, stamp
+from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Vote
 from lorarlhf.types import Outcome, Prompt
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.rate.consistency import again
 from lorarlhf.ui.rate.pairs import Tray
 from lorarlhf.ui.rate.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
-from lorarlhf.ui.rate.prompt_sources import Chat, Source, Typed, has_imported, imported_line, starter_line
+from lorarlhf.ui.rate.prompt_sources import (
+    Chat,
+    FailuresFirst,
+    Source,
+    Typed,
+    has_imported,
+    imported_line,
+    starter_line,
+)
 from lorarlhf.ui.rate.recipes import offered, recipe_of
 from lorarlhf.ui.rate.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
 from lorarlhf.ui.rate.tally import progress
@@ -39,7 +50,13 @@ class RatingDesk:
         self.chosen = load_preferences(store)
         self.history = History(store)
         self._chat, self._typed = Chat(store), Typed(store)
+        self._failures = FailuresFirst(
+            lambda: [one.prompt for one in failures(store, *self._judged_by())],
+            lambda: stamp(store, *self._judged_by()),
+            lambda: self._sources[self._usual],
+        )
         self._sources: dict[str, Source] = {
+            "failures": self._failures,
             "chat": self._chat,
             "typed": self._typed,
             "queue": imported_line(store),
@@ -56,6 +73,8 @@ class RatingDesk:
         self.tray.watch()
         try:
             with self.tray.lock:
+                if (now := load_preferences(self._desk.store)) != self.chosen:
+                    self._take_over(now)  # chosen elsewhere: under Rounds
                 action = getattr(self, f"do_{payload.get('do')}", None)
                 if action is None:
                     raise DataError(f"the page asks for {payload.get('do')!r}, which this app does not know; reload it")
@@ -142,14 +161,8 @@ class RatingDesk:
         if not isinstance(values, dict):
             raise DataError("nothing was chosen")
         chosen = Preferences.parse({**self.chosen.model_dump(), **values}, "rating")
-        before, source = self.recipe(), self.source
         save_preferences(self._desk.store, chosen)
-        self.chosen = chosen
-        if self.source != source:
-            self.tray.clear()
-        elif self.recipe() != before:
-            self.tray.renew()
-        return {**self._told(""), **self.choices()}
+        return {**self._told(self._take_over(chosen)), **self.choices()}
 
     def do_reveal(self, payload: Payload) -> dict[str, Any]:
         """Tell who wrote the answers that were judged last."""
@@ -184,7 +197,7 @@ class RatingDesk:
                 "ahead": sum(sheet.whole for sheet in list(self.tray.sheets)[1:]),
                 "wait": obstacle or (self._why_nothing() if sheet is None else ""),
                 "stuck": bool(obstacle),
-                "shelf": f"{self._desk.fingerprint} {self._desk.workspace.adapters_dir.stat().st_mtime_ns}",
+                "shelf": self._shelf(),
             }
             if sheet:
                 seen["sheet"] = {
@@ -202,8 +215,9 @@ class RatingDesk:
 
     def tally(self) -> dict[str, Any]:
         """Say how far the person has come."""
+        newest = self._desk.newest("reward")
         return {
-            "progress": progress(self._desk.store, self.chosen.rater, self._desk.adapters("reward")),
+            "progress": progress(self._desk.store, self.chosen.rater, [newest] if newest else []),
             "undoable": len(self.history),
             "revealable": self._last is not None,
         }
@@ -221,11 +235,31 @@ class RatingDesk:
 
     # -- how it is done ---------------------------------------------------------------------------------------
 
+    def _take_over(self, chosen: Preferences) -> str:
+        """Go by other choices from now on; return what there is to say about that."""
+        before, source = self.recipe(), self.source
+        self.chosen = chosen
+        if self.source != source:
+            self.tray.clear()
+        elif self.recipe() != before:
+            self.tray.renew()
+        if self.source != "failures" or source == "failures":
+            return ""
+        if left := self._failures.left:
+            return f"{counted(left, 'prompt')} on which it failed first: {RULE}"
+        return "No failure is known that was not rated since. Measure reward model and policy under Judge to find some"
+
+    def _judged_by(self) -> tuple[SavedAdapter | None, SavedAdapter | None]:
+        """Give who answers in the round that is on, and its reward model."""
+        return self._desk.newest("ppo") or self._desk.newest("sft"), self._desk.newest("reward")
+
     @property
     def source(self) -> str:
         """Where prompts come from: what the person chose, else what suits."""
-        if self.chosen.source:
-            return self.chosen.source
+        return self.chosen.source or self._usual
+
+    @property
+    def _usual(self) -> str:
         if has_imported(self._desk.store):
             return "queue"
         return "starter" if self._desk.load_settings.base == "starter" else "typed"
@@ -237,6 +271,11 @@ class RatingDesk:
     def recipe(self) -> Recipe:
         """Say how answers are drawn now."""
         return recipe_of(self._desk, self.chosen)
+
+    def _shelf(self) -> str:
+        """Write what the choices depend on, as a number: no name of an adapter stands in it."""
+        folder = self._desk.workspace.adapters_dir.stat().st_mtime_ns
+        return str(zlib.crc32(f"{folder} {self.recipe()} {self.source}".encode()))
 
     def _take(self, busy: Collection[str]) -> Prompt | None:
         return self._source.take(busy)
@@ -286,6 +325,8 @@ class RatingDesk:
     def _why_nothing(self) -> str:
         if self.source == "queue" and not has_imported(self._desk.store):
             return "No prompts were imported yet. Import some in the tab Data, take the starter's, or type one."
+        if self.source == "failures":
+            return "No failure is known that was not rated since, and there are no other prompts: import or type some."
         if self.source == "typed" and not self._typed.waiting:
             return "Type a prompt, and two answers to it appear here."
         if self.source == "chat":

@@ -27,7 +27,7 @@ def offered(desk: Desk) -> dict[str, Any]:
     newest, default = _found(desk, "")[0] or BARE, desk.sampling()
     names = [adapter.name for adapter in _answering(desk)]
     return {
-        "adapters": [["", f"newest ({newest})"], [BARE, "base, no adapter"], *([name, name] for name in names)],
+        "adapters": [["", f"of this round ({newest})"], [BARE, "base, no adapter"], *([name, name] for name in names)],
         "temperature": default.temperature,
         "max_new_tokens": default.max_new_tokens,
     }
@@ -38,9 +38,9 @@ def _answering(desk: Desk) -> list[SavedAdapter]:
 
 
 def _found(desk: Desk, name: str) -> tuple[str, str]:
-    """Find an adapter's name and hash; one that is gone is the newest, and where there is none it is the base."""
+    """Find an adapter's name and hash; in place of one that is gone the round's, and where there is none the base."""
     saved = [] if name == BARE else _answering(desk)
     own = [adapter for adapter in saved if adapter.name == name]
-    newest = [found[-1] for stage in ("ppo", "sft") if (found := [a for a in saved if a.stage == stage])]
+    newest = [found for stage in ("ppo", "sft") if saved and (found := desk.newest(stage))]
     best = next(iter([*own, *newest]), None)
     return (best.name, best.hash) if best else ("", desk.fingerprint)

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.evaluate.failures import dislike
 from lorarlhf.library import BARE
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Message, user
@@ -127,16 +128,19 @@ def _chat(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> gr.Dropdown:
         text = gr.Textbox(label="Say", lines=1, max_lines=8, scale=1, min_width=240, elem_id="say")
         send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="send")
         stop = gr.Button("Stop", scale=0, min_width=80, interactive=False, elem_id="stop-chat")
+        bad = gr.Button("👎 Bad answer", scale=0, min_width=165, interactive=False, elem_id="bad-answer")
         clear = gr.Button("Clear", scale=0, min_width=80, elem_id="clear-chat")
+    noted = _panel("", "chat-noted")
 
     def said(
         request: gr.Request, turns: list[Message], text: str, name: str, *numbers: Any
     ) -> Iterator[tuple[Any, ...]]:
-        idle = gr.update(interactive=True), gr.update(interactive=False), gr.update(interactive=True)
+        on, off = gr.update(interactive=True), gr.update(interactive=False)
+        idle = on, off, on, gr.update(interactive=bool(turns)), gr.skip()
         if not text.strip():
             yield gr.skip(), gr.skip(), gr.skip(), *idle
             return
-        busy = idle[1], idle[0], idle[1]
+        busy = off, on, off, off, ""
         asked: list[Message] = [*turns, Message(role="user", content=text.strip())]
         answer = None
         try:
@@ -152,11 +156,19 @@ def _chat(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> gr.Dropdown:
             yield turns, chat_html(turns), text, *idle
             return
         asked = [*asked, Message(role="assistant", content=answer.text)]
-        yield asked, chat_html(asked), "", *idle
+        yield asked, chat_html(asked), "", on, off, on, on, gr.skip()
 
-    outputs = [turns, log, text, send, stop, clear]
+    def disliked(turns: list[Message], name: str) -> tuple[Any, str]:
+        if turns:
+            dislike(desk.store, tuple(turns[:-1]), turns[-1]["content"], name)
+        words = "Noted. Under Rate, “failures first” asks for better answers to this."
+        return gr.update(interactive=False), f"<p class='subdued' role='status'>{words}</p>"
+
+    outputs = [turns, log, text, send, stop, clear, bad, noted]
     gr.on([send.click, text.submit], said, [turns, text, partner, *numbers], outputs, trigger_mode="once", **STREAM)
-    clear.click(lambda: ([], chat_html([])), None, [turns, log], **QUIET)
+    bad.click(disliked, [turns, partner], [bad, noted], **QUIET)
+    gone = ([], chat_html([]), gr.update(interactive=False), "")
+    clear.click(lambda: gone, None, [turns, log, bad, noted], **QUIET)
     _stops(stop, at_work)
     return partner
 

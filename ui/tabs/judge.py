@@ -5,7 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.tabs import judge_drift, judge_duel, judge_reward
+from lorarlhf.ui.judge.rounds_view import DUEL
+from lorarlhf.ui.tabs import judge_drift, judge_duel, judge_reward, judge_rounds
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
@@ -14,5 +15,7 @@ def build(desk: Desk, tab: gr.Tab) -> None:
         with gr.Tab("Reward, drift"):
             judge_reward.build(desk, tab)
             judge_drift.build(desk, tab)
-        with gr.Tab("Blind comparison"):
+        with gr.Tab(DUEL):
             judge_duel.build(desk)
+        with gr.Tab("Rounds"):
+            judge_rounds.build(desk)

@@ -262,7 +262,7 @@ class Page:
         groups: Groups = {
             "base": (self.desk.load_settings.base, self._defaults),
             "next": (standing, lambda: self._next(now)),
-            "adapters": ([a.name for a in now.adapters], lambda: self._adapters(now)),
+            "adapters": (now.names(), lambda: self._adapters(now)),
             "plans": ((standing, [filled[field] for field in self.planning]), lambda: self._plans(now, runs, filled)),
             "costs": (self._costs_stamp(now, filled), self._costs),
             "runs": ((standing, run and run.id), lambda: self._list(runs, run)),
@@ -421,7 +421,7 @@ def _named(runs: list[RunRow]) -> list[dict[str, str]]:
 def _in_time(now: Standing) -> Standing:
     """Imagine the turn of a queued stage: nothing else is at work, and what stages make has been made."""
     made = SavedAdapter(Path("reward"), {"stage": "reward"})
-    return replace(now, at_work="", adapters=[*now.adapters, made])
+    return replace(now, at_work="", adapters=[*now.adapters, made], present=None)
 
 
 def _stage_part(desk: Desk, stage: str) -> StagePart:

@@ -54,6 +54,8 @@ class Standing:
     prompts: int = 0
     adapters: Sequence[SavedAdapter] = ()
     """Those that fit the base, oldest first."""
+    present: Sequence[SavedAdapter] | None = None
+    """Those of them that led to the round that is on, or were made since; None for all."""
     base: bool = True
     """Whether a base is in memory."""
     at_work: str = ""
@@ -65,8 +67,16 @@ class Standing:
 
     def stamp(self) -> str:
         """Write what advice depends on; two equal ones give the same advice."""
-        names, run = [adapter.name for adapter in self.adapters], self.unfinished
-        return str((replace(self, adapters=names, unfinished=None), run and (run.id, run.status, run.step)))
+        run = self.unfinished
+        plain = replace(self, adapters=(), present=None, unfinished=None)
+        return str((plain, self.names(), run and (run.id, run.status, run.step)))
+
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name all adapters, and those that are meant where nobody is named."""
+        return tuple(a.name for a in self.adapters), tuple(a.name for a in self._present())
+
+    def _present(self) -> Sequence[SavedAdapter]:
+        return self.adapters if self.present is None else self.present
 
     def about(self) -> tuple[Any, ...]:
         """Tell what a stage's cost depends on: the adapters, and about how much data there is.
@@ -74,11 +84,11 @@ class Standing:
         Not every vote is worth counting everything anew.
         """
         counts = (self.votes, self.demonstrations, self.prompts)
-        return tuple(a.name for a in self.adapters), tuple(round(8 * math.log2(max(count, 32))) for count in counts)
+        return self.names(), tuple(round(8 * math.log2(max(count, 32))) for count in counts)
 
     def newest(self, stage: str) -> SavedAdapter | None:
-        """Give the newest adapter of a stage."""
-        return next((adapter for adapter in reversed(self.adapters) if adapter.stage == stage), None)
+        """Give the newest adapter of a stage, in the round that is on."""
+        return next((adapter for adapter in reversed(self._present()) if adapter.stage == stage), None)
 
     def fresh_votes(self) -> int:
         """Count the votes since the newest reward model."""
@@ -223,7 +233,8 @@ def choices(stage: str, setting: str, now: Standing) -> list[tuple[str, str]]:
     """List (what to show, value) of the adapters that can play a part; the first stands for naming none."""
     wanted = ROLES[stage][setting]
     newest = now.newest(wanted) if wanted else None
-    nothing = f"the newest: {newest.name}" if newest else "the bare base"
+    last = next((a for a in reversed(now.adapters) if a.stage == wanted), None)
+    nothing = f"{'the newest' if newest is last else 'of this round'}: {newest.name}" if newest else "the bare base"
     if (stage, setting) == ("ppo", "parent"):
         nothing = "the SFT adapter"
     if setting == "reward":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import replace
 from statistics import fmean
 
 from lorarlhf.engine.client import Job
@@ -13,22 +12,23 @@ from lorarlhf.library import check_new_name
 from lorarlhf.settings import Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.judge.looked import check_looked, reward_for, unseen
-from lorarlhf.ui.train.advice import Standing, count, missing, work
+from lorarlhf.ui.judge.looked import check_looked, reward_for
+from lorarlhf.ui.train.advice import missing, work
 from lorarlhf.ui.train.costs import Costs
-from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers, why_not_resumed
+from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers
 from lorarlhf.ui.train.queue import Queue
+from lorarlhf.ui.train.standing import Runs
 
 START_SECONDS = 5.0
 """How long a start waits to see whether the engine takes it; one that is busy with something else takes it later."""
 LOOK_SECONDS = 0.05
 
 
-class TrainingView:
+class TrainingView(Runs):
     """The training side of a desk."""
 
     def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+        super().__init__(desk)
         self.numbers = RunNumbers(desk.store)
         self.costs = Costs(desk)
         self.queue = Queue(
@@ -38,39 +38,6 @@ class TrainingView:
             why_not_resumed=self.why_not_resumed,
         )
         desk.watchers.append(self.queue.advance)
-
-    def runs(self) -> list[RunRow]:
-        """List all runs, oldest first; one that is just being gone on with counts as at work already."""
-        job = self.desk.run_job
-        mine = job.progress.run if job and not job.done else ""
-        return [replace(run, status="running", error="") if run.id == mine else run for run in self.desk.store.runs()]
-
-    def at_work(self, runs: list[RunRow]) -> str:
-        """Say which run is at work, here or in another process; empty where none is."""
-        job = self.desk.run_job
-        if job and not job.done:
-            if run := job.progress.run:
-                called = next((row.called for row in runs if row.id == run), run)
-                return f"{called} is {'being stopped' if self.desk.stopping else 'at work'}"
-            return "A run is about to start"
-        other = next((run.called for run in runs if run.status == "running"), "")
-        return f"{other} is at work in another process" if other else ""
-
-    def standing(self, runs: list[RunRow]) -> Standing:
-        """Gather what advice is made of."""
-        newest, reward = runs[-1] if runs else None, self.desk.adapters("reward")
-        return Standing(
-            **count(self.desk.store),
-            adapters=self.desk.adapters(),
-            base=bool(self.desk.fingerprint),
-            at_work=self.at_work(runs),
-            unfinished=newest if newest and not self.why_not_resumed(newest) else None,
-            looked=not reward or not unseen(self.desk.store, reward[-1]),
-        )
-
-    def why_not_resumed(self, run: RunRow) -> str:
-        """Say why a run cannot be gone on with; empty where it can."""
-        return why_not_resumed(run, self.desk.fingerprint)
 
     def pace(self, stage: str, runs: list[RunRow]) -> float | None:
         """Find the seconds that a stage took the last time on this base, per step and unit of `work`."""
