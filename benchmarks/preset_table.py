@@ -4,14 +4,16 @@
     python -m benchmarks.preset_table --measure cpu          # some minutes; updates benchmarks/results/presets.json
 
 A preset is measured with random weights in the shape of its base, which take the same memory as trained ones and need
-no download, on the starter's texts; the time says little, as random answers never end.
+no download, on the starter's texts. Random answers never end: a step of PPO takes as long as it may.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,9 +44,8 @@ presets are chosen under *Base and adapters*.
 Predicted peaks are those of `lorarlhf plan` from formulas alone, for rows as long as the preset allows; they were
 checked against measurements on a processor (`python -m benchmarks.plan_check`), not yet on a card. Measured ones are
 the peak of the whole process with random weights in the shape of that base, on the starter's texts, which are shorter
-than the preset allows (`python -m benchmarks.preset_table --measure NAME`), at the commit named. On a processor they
-hold the mapped files of the base as well, 1 GB for the one below, which the system takes back when it needs to. The
-starter's own figures are in the project's README.
+than the preset allows (`python -m benchmarks.preset_table --measure NAME`), at the commit named. The starter's own
+figures are in the project's README.
 
 | preset | for | base | stage | predicted peak | most while | measured |
 |---|---|---|---|---|---|---|"""
@@ -66,7 +67,9 @@ def rows() -> list[str]:
                 continue  # the starter: the README of the project has its figures
             plan = _plan(name, preset, stage, shape)
             seen = measured.get(name, {}).get(stage)
-            said = f"{size(seen['peak_bytes'])} ({seen['machine']})" if seen else "not yet"
+            said = "not yet"
+            if seen:
+                said = f"{size(seen['peak_bytes'])}, {seen['step_seconds']:.0f} s a step ({seen['machine']})"
             first = (name, title, base) if stage == "sft" else ("", "", "")
             found.append(
                 f"| {' | '.join(first)} | {stage} | {size(plan.peak.total)} | {PHASES[plan.peak.name]} | {said} |"
@@ -96,8 +99,9 @@ def measure(name: str) -> None:
         for stage, few in FEW.items():
             command = ["train", stage, "--preset", name, "--base", base, "--workspace", work, *few]
             peak = _peak(command)
-            found.setdefault(name, {})[stage] = {"peak_bytes": peak, "machine": f"{platform.machine()}, at {_commit()}"}
-            print(f"{name} {stage}: {size(peak)}", file=sys.stderr)
+            seconds, machine = _step_seconds(work), f"{os.cpu_count()} cores {platform.machine()}, at {_commit()}"
+            found.setdefault(name, {})[stage] = {"peak_bytes": peak, "step_seconds": seconds, "machine": machine}
+            print(f"{name} {stage}: {size(peak)}, {seconds:.1f} s a step", file=sys.stderr)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
 
@@ -156,6 +160,15 @@ def _peak(command: list[Any]) -> int:
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed")
     return int(done.stdout.splitlines()[-1])
+
+
+def _step_seconds(work: Path) -> float:
+    """Return the median seconds of a step of the newest run; the last step, where there are two, has warmed up."""
+    from lorarlhf.workspace import Workspace
+
+    with Workspace(work).store() as store:
+        times = [value for _, name, value in store.metrics(store.runs()[-1].id) if name == "time/step"]
+    return statistics.median(times[1:] or times)
 
 
 def main() -> None:
