@@ -169,8 +169,8 @@ class PPOSettings(LoraSettings, OptimSettings):
     clip: float = knob(0.2, "Clip range of the probability ratio", gt=0, lt=1)
     critic: Literal["head", "adapter", "none"] = knob(
         "head",
-        "What advantages compare with: a value learned by a head on the reward model's states, or by an adapter "
-        "(slower, more memory); none takes the other answers to the prompt (RLOO, arXiv 2402.14740)",
+        "What learns the value: a head on the reward model's states, or an adapter (slower, more memory); with none, "
+        "answers are compared with the others to their prompt (RLOO)",
     )
     value_clip: float = knob(0.2, "Clip range of the value update", gt=0)
     value_learning_rate: float = knob(5e-4, "Step size of Adam for the critic", gt=0, le=1)
