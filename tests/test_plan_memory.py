@@ -317,10 +317,12 @@ def test_without_a_critic_less_memory_is_planned() -> None:
             for critic in ("none", "head", "adapter")
         )
         # What goes: a head, 256 units wide and one of them with gradient and two moments, and on a processor the
-        # states of 32 answers of 96 tokens; with the adapter its weights, gradients and moments.
+        # states of 32 answers of 96 tokens; with the adapter its weights and moments, while the policy learns.
         kept = 32 * 96 * 2 * shape.hidden if device == "cpu" else 0
         assert head.total - none.total == 4 * (shape.hidden + 1) + 4 * 4 * 256 * shape.hidden + kept
-        assert adapter.total - none.total > 4 * 4 * adapter_parameters(shape, 16)
+        if device == "cpu":
+            assert adapter.total - none.total == 4 * (shape.hidden + 1) + 3 * 4 * adapter_parameters(shape, 16)
+        assert adapter.total - none.total > 3 * 4 * adapter_parameters(shape, 16)
 
 
 def test_each_prompt_of_a_step_is_read_once_for_every_answer_to_it() -> None:
