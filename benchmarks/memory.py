@@ -1,6 +1,6 @@
 """Peak memory by stage and by role, what another adapter costs, and PPO's peak over that of SFT.
 
-    python -m benchmarks.memory [--out FILE]
+    python -m benchmarks.memory [--critic head|none] [--out FILE]
 
 A random base of 30M in 4 bits, LoRA of rank 16 on all linear layers, sequences of 96 tokens (in PPO a prompt of 32 and
 an answer of 64), micro-batches of 1,024 tokens in every stage, so that the same tokens are in flight. Each case runs in
@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.critics import add_critic
 from benchmarks.peers.turns import run_side
 from benchmarks.peers.workloads import make_base
 from benchmarks.record import circumstances, write
@@ -58,7 +59,7 @@ def measure(case: Case, base: str, device: str) -> dict[str, Any]:
     loaded = replace(loaded, eos_ids=frozenset())
 
     def stage() -> Any:
-        made = make_stage(case["stage"], AdapterBank(loaded), PROMPT, ANSWER, IN_FLIGHT)
+        made = make_stage(case["stage"], AdapterBank(loaded), PROMPT, ANSWER, IN_FLIGHT, critic=case["critic"])
         for number in range(case["extra"]):
             made.studio.bank.copy(made.trained, f"extra-{number}")
         return made
@@ -120,17 +121,18 @@ def watched(stage: Any) -> Iterator[list[dict[str, Any]]]:
 # -- all of them ----------------------------------------------------------------------------------------------
 
 
-def compare(base: Path, device: str) -> dict[str, Any]:
+def compare(base: Path, device: str, critic: str) -> dict[str, Any]:
     """Run all cases and put them side by side."""
 
     def run(stage: str, by: str, extra: int = 0) -> dict[str, Any]:
-        case = {"stage": stage, "by": by, "extra": extra}
+        case = {"stage": stage, "by": by, "extra": extra, "critic": critic}
         return run_side("benchmarks.memory", "--case", json.dumps(case), "--base", base, "--device", device)
 
     stages = {stage: run(stage, "allocator") | run(stage, "resident") | run(stage, "role") for stage in STAGES}
     one, five = stages["sft"], run("sft", "allocator", EXTRA) | run("sft", "resident", EXTRA)
     return {
         "tokens": {"prompt": PROMPT, "answer": ANSWER, "in_flight": IN_FLIGHT},
+        "critic": critic,
         "asked": {"ppo_over_sft": ASKED},
         "ppo_over_sft": stages["ppo"]["peak_bytes"] / one["peak_bytes"],
         "ppo_over_sft_resident": stages["ppo"]["resident_bytes"] / max(1, one["resident_bytes"]),
@@ -150,6 +152,7 @@ def main() -> None:
     """Run all cases, or the one a process of its own was started for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_critic(parser)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
@@ -158,7 +161,7 @@ def main() -> None:
         print(json.dumps(measure(json.loads(args.case), args.base, args.device)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = compare(make_base(Path(folder) / "base"), args.device)
+        found = compare(make_base(Path(folder) / "base"), args.device, args.critic)
     write(circumstances() | found, args.out)
 
 

@@ -4,11 +4,12 @@ With reward r(x) per token and KL price β against π_ref, the best policy is π
 2019; Rafailov et al. 2023, equation 4). The real PPO stage trains a LoRA adapter on a small random Llama towards
 it; printed is how far it ends from there.
 
-    python -m benchmarks.one_token
+    python -m benchmarks.one_token [--critic head|none]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 import time
@@ -18,6 +19,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.critics import add_critic, critic_settings
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
 from lorarlhf.data.cutting import Budget
@@ -109,6 +111,9 @@ def run(seed: int = 0, settings: PPOSettings = SETTINGS) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_critic(parser)
+    chosen = SETTINGS.model_copy(update=critic_settings(parser.parse_args().critic))
     torch.set_num_threads(1)
-    results = [run(seed) for seed in range(3)]
+    results = [run(seed, chosen) for seed in range(3)]
     print(json.dumps({"asked_nats": 0.02, "runs": results}, indent=2))

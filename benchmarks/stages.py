@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.critics import critic_settings
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base
 from lorarlhf.data.pairs import Pair
@@ -34,6 +35,7 @@ def make_stage(
     batch: int = 16,
     rank: int = 16,
     checkpointing: bool = False,
+    critic: str = "head",
 ) -> Any:
     """Make a stage with new adapters: `in_flight` are the tokens of a micro-batch. PPO has a frozen SFT reference.
 
@@ -53,7 +55,7 @@ def make_stage(
         "heldout_share": 0.0,
     }
     if kind == "ppo":
-        return _ppo(studio, lora, common, prompt, answer)
+        return _ppo(studio, lora, common | critic_settings(critic), prompt, answer)
     bank.create("trained", lora, head=kind == "reward", seed=1)
     if kind == "sft":
         sft = SFTStage(studio, "trained", SFTSettings(**common), [Demonstration(user(PLACE), PLACE)] * EXAMPLES)

@@ -197,7 +197,7 @@ def _start_differs(run: RunRow, series: Series) -> Remark | None:
     if run.settings.get("parent"):
         return None
     kl = next((y for x, y in _points(series, "objective/kl") if x == 1), 0.0)
-    first_update = run.settings.get("value_warmup_steps", 0) + 1
+    first_update = _value_only(run) + 1
     ratio = next((y for x, y in _points(series, "policy/ratio") if x == first_update), 1.0)
     single = run.settings.get("ppo_epochs", 1) * run.settings.get("mini_batches", 1) == 1
     do = "Use --compute fp32; if that does not help, the numbers of this run mean little"
@@ -208,6 +208,11 @@ def _start_differs(run: RunRow, series: Series) -> Remark | None:
             f"The probability ratio is {ratio:.3f} at step {first_update}", "in the first update it should be 1", do
         )
     return None
+
+
+def _value_only(run: RunRow) -> int:
+    """Count the first steps in which the policy rests, as `PPOSettings.value_only_steps` does."""
+    return 0 if run.settings.get("critic") == "none" else int(run.settings.get("value_warmup_steps", 0))
 
 
 def _kl_far(run: RunRow, series: Series) -> Remark | None:
@@ -242,7 +247,7 @@ def _reward_falls(run: RunRow, series: Series) -> Remark | None:
 
 def _reward_stays(run: RunRow, series: Series) -> Remark | None:
     now, spread = _course(series, "objective/scores"), _course(series, "objective/scores_std").first
-    total, warm_up = run.settings.get("steps", math.inf), run.settings.get("value_warmup_steps", 0)
+    total, warm_up = run.settings.get("steps", math.inf), _value_only(run)
     if now.step < max(total / 2, warm_up + 4 * RECENT) or not abs(now.recent - now.first) < 0.1 * spread:
         return None
     return Remark(
@@ -318,7 +323,7 @@ def _cut_off(run: RunRow, series: Series) -> Remark | None:
 
 
 def _value_lost(run: RunRow, series: Series) -> Remark | None:
-    now = _course(series, "val/explained_variance", after=run.settings.get("value_warmup_steps", 0) + RECENT)
+    now = _course(series, "val/explained_variance", after=_value_only(run) + RECENT)
     if not now.below(0.1):
         return None
     return Remark(

@@ -148,6 +148,7 @@ class PPOSettings(LoraSettings, OptimSettings):
     learning_rate: float = knob(3e-4, "Step size of Adam for the policy", basic=True, gt=0, le=1)
     steps: int = knob(60, "PPO steps: each draws answers, scores them and updates", basic=True, ge=1)
     batch_size: int = knob(32, "Answers per PPO step", basic=True, ge=2, le=65536)
+    answers_per_prompt: int = knob(1, "Answers to each prompt of a step; without a critic 2 or more", ge=1, le=1024)
     schedule: Literal["constant", "linear", "cosine"] = knob("linear", "How the learning rate falls after warm-up")
     sft: str = knob("", "Policy's start and KL reference; empty takes the newest SFT adapter, 'base' the bare base")
     reward: str = knob("", "Reward adapter; empty takes the newest")
@@ -163,17 +164,19 @@ class PPOSettings(LoraSettings, OptimSettings):
     kl_target: float = knob(6.0, "Nats per answer the adaptive control aims at (Ziegler et al. 2019)", gt=0)
     kl_horizon: float = knob(10_000.0, "Answers over which the adaptive control reacts", gt=0)
     kl_budget: float = knob(20.0, "Stop and keep the best when the mean KL per answer passes this", gt=0)
-    gamma: float = knob(1.0, "Discount of later rewards", ge=0, le=1)
-    lam: float = knob(0.95, "Lambda of generalised advantage estimation", ge=0, le=1)
+    gamma: float = knob(1.0, "Discount of later rewards; without a critic there is none", ge=0, le=1)
+    lam: float = knob(0.95, "Lambda of generalised advantage estimation, which takes a critic", ge=0, le=1)
     clip: float = knob(0.2, "Clip range of the probability ratio", gt=0, lt=1)
-    critic: Literal["head", "adapter"] = knob(
-        "head", "What learns the value: a head on the reward model's states, or an adapter (slower, more memory)"
+    critic: Literal["head", "adapter", "none"] = knob(
+        "head",
+        "What learns the value: a head on the reward model's states, or an adapter (slower, more memory); with none, "
+        "answers are compared with the others to their prompt (RLOO)",
     )
     value_clip: float = knob(0.2, "Clip range of the value update", gt=0)
     value_learning_rate: float = knob(5e-4, "Step size of Adam for the critic", gt=0, le=1)
-    value_warmup_steps: int = knob(5, "First steps that train the value only (arXiv 2503.01491)", ge=0)
+    value_warmup_steps: int = knob(5, "First steps that train the value only (arXiv 2503.01491); none without it", ge=0)
     entropy_coef: float = knob(0.0, "Weight of an entropy bonus", ge=0, le=10)
-    whiten_advantages: bool = knob(True, "Centre and scale the advantages of a batch")
+    whiten_advantages: bool = knob(True, "Centre and scale the advantages of a batch; without a critic scale only")
     whiten_rewards: bool = knob(False, "Scale the rewards of a batch")
     missing_eos_score: float = knob(-3.0, "Score of an answer that never ended, at most its own", ge=-1000, le=1000)
     adam_eps: float = knob(1e-5, "Epsilon of Adam", gt=0, le=1)
@@ -185,12 +188,22 @@ class PPOSettings(LoraSettings, OptimSettings):
     def _batches_divide(self) -> PPOSettings:
         if self.batch_size % self.mini_batches:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of mini_batches {self.mini_batches}")
-        if self.steps <= self.value_warmup_steps:
-            warmup = self.value_warmup_steps
+        if self.critic == "none" and self.answers_per_prompt < 2:
+            raise ValueError("critic = none compares answers to one prompt: set answers_per_prompt to 2 or more, say 4")
+        if self.batch_size % self.answers_per_prompt:
+            each = self.answers_per_prompt
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of answers_per_prompt {each}")
+        if self.steps <= self.value_only_steps:
+            warmup = self.value_only_steps
             raise ValueError(f"steps = {self.steps}: the first {warmup} (value_warmup_steps) train no policy")
         if self.max_new_tokens >= self.max_length:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} must be below max_length {self.max_length}")
         return self
+
+    @property
+    def value_only_steps(self) -> int:
+        """Count the first steps in which the policy rests; without a critic there is nothing to wait for."""
+        return 0 if self.critic == "none" else self.value_warmup_steps
 
 
 CHANGEABLE = frozenset(

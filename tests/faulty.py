@@ -85,6 +85,12 @@ def ppo(base: Base, **changes: Any) -> PPOStage:
     return PPOStage(Studio(base, bank, Team()), Roles(), settings, like_short, PROMPTS)
 
 
+def rloo(base: Base, **changes: Any) -> PPOStage:
+    stage = ppo(base, **{"critic": "none", "answers_per_prompt": 2, **changes})
+    stage.studio.bank.delete("value")
+    return stage
+
+
 MAKERS: dict[str, Callable[..., Any]] = {"sft": sft, "reward": reward, "ppo": ppo}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 
 from lorarlhf.algo import logprobs as logprobs_module
-from lorarlhf.algo.gae import gae, token_rewards
+from lorarlhf.algo.gae import gae, leave_one_out, token_rewards
 from lorarlhf.algo.kl import AdaptiveKL, FixedKL, approx_kl, k1, k3
 from lorarlhf.algo.logprobs import token_scores
 from lorarlhf.algo.losses import below_zero, bradley_terry, ppo_policy, ppo_value
@@ -225,6 +226,43 @@ def test_gae_with_lambda_one_has_the_discounted_rewards_as_returns():
     # 4; 2 + 4/2 = 4; 1 + 4/2 = 3: whatever the values say
     close(found.returns_BR, [[3.0, 4.0, 4.0]])
     close(found.advantages_BR, [[-7.0, 24.0, -26.0]])
+
+
+def test_each_answer_is_compared_with_the_others_to_its_prompt():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]]).bool()
+    rewards = torch.tensor([[-1.0, 0.0, 4.0], [-2.0, 7.0, 7.0], [0.5, 0.5, 7.0], [1.0, 1.0, 1.0]])  # 7: after the end
+    # Two answers each: 3 and −2 earned, 5 apart; 1 and 3.
+    found = leave_one_out(rewards, mask, 2)
+    close(found.advantages_BR, [[5.0, 5.0, 5.0], [-5.0, 0.0, 0.0], [-2.0, -2.0, 0.0], [2.0, 2.0, 2.0]])
+    close(found.returns_BR, [[3.0, 3.0, 3.0], [-2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [3.0, 3.0, 3.0]])
+    # Three to one prompt: 3 − (−2 + 1)/2 = 3.5; −2 − (3 + 1)/2 = −4; 1 − (3 − 2)/2 = 0.5.
+    found = leave_one_out(rewards[:3], mask[:3], 3)
+    close(found.advantages_BR, [[3.5, 3.5, 3.5], [-4.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+
+
+def test_what_an_answer_earned_is_its_score_less_the_price_of_its_kl():
+    logprobs = torch.tensor([[-1.0, -2.0], [-0.5, -9.0]])
+    reference = torch.tensor([[-2.0, -4.0], [-1.5, 0.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    rewards = token_rewards(torch.tensor([5.0, 1.0]), logprobs, reference, mask, 0.5)
+    # 5 − 0.5 · (1 + 2) = 3.5 and 1 − 0.5 · 1 = 0.5
+    close(leave_one_out(rewards, mask, 2).advantages_BR, [[3.0, 3.0], [-3.0, 0.0]])
+
+
+@pytest.mark.parametrize("answers", [2, 3])
+def test_leaving_one_out_leaves_the_gradient_unbiased(answers):
+    """Over all draws there can be of three tokens, weighed by their probability, it is that of the mean reward."""
+    logits = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64, requires_grad=True)
+    rewards = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(logits.softmax(0) @ rewards, logits)
+    log_p, expected = logits.log_softmax(0), torch.zeros(3, dtype=torch.float64)
+    for drawn in itertools.product(range(3), repeat=answers):
+        chosen = torch.tensor(drawn)
+        mask = torch.ones(answers, 1).bool()
+        advantages = leave_one_out(rewards[chosen][:, None], mask, answers).advantages_BR.squeeze(1)
+        (estimate,) = torch.autograd.grad((advantages * log_p[chosen]).mean(), logits, retain_graph=True)
+        expected += log_p[chosen].sum().exp().detach() * estimate
+    close(expected, wanted, 1e-12)
 
 
 # -- statistics -------------------------------------------------------------------------------------------------------

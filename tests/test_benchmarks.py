@@ -161,7 +161,7 @@ def test_an_answer_of_another_length_is_refused() -> None:
 
 
 def test_memory_is_told_role_by_role(answers: Work) -> None:
-    found = memory.measure({"stage": "ppo", "by": "role", "extra": 0}, answers.base, "cpu")
+    found = memory.measure({"stage": "ppo", "by": "role", "extra": 0, "critic": "head"}, answers.base, "cpu")
     seen = [(row["phase"], row["role"]) for row in found["roles"]]
     assert ("sampling", "policy") in seen
     assert {role for phase, role in seen if phase == "scoring"} == {"policy", "reference", "reward"}
@@ -170,11 +170,13 @@ def test_memory_is_told_role_by_role(answers: Work) -> None:
     update = next(row for row in found["roles"] if (row["phase"], row["role"]) == ("update", "policy"))
     # What stays when a role has been updated is its gradients, as large as the adapter, and a few metrics.
     assert update["kept"] == pytest.approx(found["adapter_bytes"]["policy"], rel=0.05)
+    none = memory.measure({"stage": "ppo", "by": "role", "extra": 0, "critic": "none"}, answers.base, "cpu")
+    assert [row["role"] for row in none["roles"] if row["phase"] == "update"] == ["policy"]
 
 
 def test_another_adapter_costs_its_weights(answers: Work) -> None:
     def peak(extra: int) -> int:
-        case = {"stage": "sft", "by": "allocator", "extra": extra}
+        case = {"stage": "sft", "by": "allocator", "extra": extra, "critic": "head"}
         return int(memory.measure(case, answers.base, "cpu")["peak_bytes"])
 
     shape = decode.shape_of(texts_config(answers.base), "")

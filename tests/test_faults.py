@@ -15,10 +15,11 @@ from lorarlhf.hardware import is_out_of_memory
 from lorarlhf.train import checkpoint
 from lorarlhf.train.checkpoint import find_checkpoint
 from lorarlhf.train.health import PATIENCE, Health
-from tests.faulty import MAKERS, Failing, finished, on_its_way, same, tensors_of
+from tests.faulty import MAKERS, Failing, finished, on_its_way, rloo, same, tensors_of
 from tests.test_sft import tiny_base
 
 STAGES = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+AND_RLOO = pytest.mark.parametrize("make", [*MAKERS.values(), rloo], ids=[*MAKERS, "rloo"])
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def looks(base, make, folder) -> int:
     return seen
 
 
-@STAGES
+@AND_RLOO
 def test_a_run_paused_again_and_again_gives_the_same_numbers(base, make, tmp_path):
     final, numbers, tensors, _ = finished(base, make, tmp_path / "whole", every=0)
     count = looks(base, make, tmp_path / "looks")
@@ -86,7 +87,7 @@ def test_a_pause_takes_no_longer_than_a_pass(base, make, tmp_path):
         assert find_checkpoint(tmp_path / str(look)).checkpoint is not None
 
 
-@STAGES
+@AND_RLOO
 def test_a_run_killed_anywhere_gives_the_same_numbers(base, make, tmp_path):
     with Failing(0, Killed) as counting:
         final, numbers, tensors, _ = finished(base, make, tmp_path / "whole")
@@ -197,7 +198,7 @@ def test_memory_running_out_at_every_place_of_the_code_changes_no_number(base, m
     assert min(tried["places"].values()) > 100
 
 
-@STAGES
+@AND_RLOO
 def test_memory_running_out_halves_the_budget_and_repeats(base, make, tmp_path):
     final, numbers, _, _ = finished(base, make, tmp_path / "whole")
     with on_its_way(base, make, tmp_path / "run") as loop:
@@ -215,7 +216,7 @@ def test_memory_running_out_halves_the_budget_and_repeats(base, make, tmp_path):
         (said,) = [event for event in loop.journal.events if "memory" in event]
         assert said.startswith(f"1: out of memory in step 2: micro_batch_tokens {before} → ")
         assert said.endswith("; it is repeated")
-        assert ("rollout_rows 3 → 1" in said) == (make is MAKERS["ppo"])
+        assert ("rollout_rows 3 → 1" in said) == (make in (MAKERS["ppo"], rloo))
         assert loop.stage.budget.tokens <= before // 2
         now = loop.stage.budget.tokens
     with on_its_way(base, make, tmp_path / "run") as again:

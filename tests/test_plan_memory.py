@@ -300,6 +300,36 @@ def test_the_work_of_ppo_by_hand() -> None:
     assert efforts["score"][3:6] == (3 * 4, 3 * 4 * 68, 3 * 2 * 20)
     assert efforts["learn"][:3] == (5, 5 * 68, 2 * 20)
     assert efforts["learn"].updates == 5
+    # Without a critic there is no warm-up, and nothing else differs: two prompts, each read for two answers.
+    none = PPOSettings.parse({**settings.model_dump(), "critic": "none", "answers_per_prompt": 2})
+    efforts = work_of(none, data, Roles((4,), (4, 4), 1)).efforts
+    assert efforts["draw"] == (0, 0, 0, 3, 3 * 48, 0, 3 * 4, 3 * 16, 0, 0)
+    assert efforts["score"][3:6] == (3 * 3, 3 * 3 * 68, 3 * 2 * 20)
+    assert efforts["learn"][:3] == (3, 3 * 68, 3 * 20)
+    assert efforts["learn"].updates == 3
+
+
+def test_without_a_critic_less_memory_is_planned() -> None:
+    shape = BY_NAME["Qwen2.5-0.5B"]
+    for device in ("cpu", "cuda"):
+        none, head, adapter = (
+            make_plan("ppo", PPOSettings(critic=critic, answers_per_prompt=4), Load(shape, device=device)).peak
+            for critic in ("none", "head", "adapter")
+        )
+        # What goes: a head, 256 units wide and one of them with gradient and two moments, and on a processor the
+        # states of 32 answers of 96 tokens; with the adapter its weights and moments, while the policy learns.
+        kept = 32 * 96 * 2 * shape.hidden if device == "cpu" else 0
+        assert head.total - none.total == 4 * (shape.hidden + 1) + 4 * 4 * 256 * shape.hidden + kept
+        if device == "cpu":
+            assert adapter.total - none.total == 4 * (shape.hidden + 1) + 3 * 4 * adapter_parameters(shape, 16)
+        assert adapter.total - none.total > 3 * 4 * adapter_parameters(shape, 16)
+
+
+def test_each_prompt_of_a_step_is_read_once_for_every_answer_to_it() -> None:
+    prompts = Data(tuple((Length(10 * n, 0),) for n in range(1, 5)))
+    settings = PPOSettings(batch_size=4, answers_per_prompt=4, critic="none", max_new_tokens=8, steps=3)
+    work = work_of(settings, prompts, Roles((4,), (4, 4), 1), lambda step, size, *_: list(range(step, step + size)))
+    assert work.efforts["draw"].score_tokens == 4 * (10 + 20 + 30)
 
 
 def test_advice_is_planned_again_and_fits() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.critics import critic_settings
 from benchmarks.peers.workloads import BATCH, EPOCHS, LEARNING_RATE, RANK, Meter, Work
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
@@ -23,10 +24,10 @@ from lorarlhf.train.rollout import RewardScorer, Roles
 from lorarlhf.train.team import Team
 
 
-def measure(work: Work, steps: int, budget: int) -> dict[str, Any]:
+def measure(work: Work, steps: int, budget: int, critic: str = "head") -> dict[str, Any]:
     """Make PPO steps and say what they took; `budget` are the tokens of a micro-batch."""
     meter = Meter()
-    stage = make_stage(work, steps, budget)
+    stage = make_stage(work, steps, budget, critic)
     with _timed(meter, stage) as tokens:
         meter.start()
         for step in range(steps):
@@ -36,9 +37,9 @@ def measure(work: Work, steps: int, budget: int) -> dict[str, Any]:
     return meter.report(tokens_per_answer=sum(tokens) / steps / BATCH, threads=torch.get_num_threads())
 
 
-def make_stage(work: Work, steps: int, budget: int, device: str = "cpu") -> PPOStage:
+def make_stage(work: Work, steps: int, budget: int, critic: str) -> PPOStage:
     """Load the base and make the stage ready for its first step; the reference is the bare base."""
-    base = load_base(LoadSettings.parse({"base": work.base, "bits": 4, "device": device}))
+    base = load_base(LoadSettings.parse({"base": work.base, "bits": 4, "device": "cpu"}))
     if not work.ends:
         base = replace(base, eos_ids=frozenset())
     bank, lora = AdapterBank(base), LoraSettings(rank=RANK, alpha=2 * RANK)
@@ -58,6 +59,7 @@ def make_stage(work: Work, steps: int, budget: int, device: str = "cpu") -> PPOS
         value_warmup_steps=0,
         kl_budget=1e9,
         rank=RANK,
+        **critic_settings(critic),
     )
     studio = Studio(base, bank, Team(base.device))
     roles = Roles(reference=None, value="reward")
@@ -89,4 +91,4 @@ def _timed(meter: Meter, stage: PPOStage) -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Work.read(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(measure(Work.read(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))

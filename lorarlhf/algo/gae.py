@@ -1,4 +1,4 @@
-"""Rewards per token and generalised advantage estimation."""
+"""Rewards per token, and advantages made of them: with a critic, or by leaving one answer out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Advantages(NamedTuple):
 
     advantages_BR: Tensor
     returns_BR: Tensor
+    """What values should have been: the advantage and its baseline together."""
 
 
 def token_rewards(
@@ -48,3 +49,21 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, response_mask_BR: Tensor, gamma: 
         columns.append(next_advantage_B)
     advantages_BR = torch.stack(columns[::-1], dim=1)
     return Advantages(advantages_BR, advantages_BR + values_BR)
+
+
+def leave_one_out(rewards_BR: Tensor, response_mask_BR: Tensor, answers: int) -> Advantages:
+    """Compare each answer with the others to its prompt: A_i = R_i − mean of the others' R, at every token of i.
+
+    R is all that an answer earned: its score, less what its KL cost. Rows stand prompt by prompt, `answers` ≥ 2 for
+    each. The others were drawn without regard to answer i, so that their mean is a baseline that leaves the gradient
+    unbiased. A whole answer is one action, hence no discount and no λ (RLOO, arXiv 2402.14740; Kool et al. 2019).
+    Elements outside the mask are 0.
+    """
+    returns_PK = (rewards_BR * response_mask_BR).sum(1).view(-1, answers)
+    # R − (S − R)/(k − 1), with S the sum of all k, is k/(k − 1) of R's distance from their mean.
+    advantages_PK = (returns_PK - returns_PK.mean(1, keepdim=True)) * (answers / (answers - 1))
+
+    def at_every_token(values_PK: Tensor) -> Tensor:
+        return values_PK.reshape(-1, 1) * response_mask_BR
+
+    return Advantages(at_every_token(advantages_PK), at_every_token(returns_PK))

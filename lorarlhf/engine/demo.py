@@ -46,8 +46,13 @@ def run_demo(
     }
 
 
-def rehearse(engine: Engine, *, votes: int, noise: float, seed: int, say: Say) -> dict[str, Any]:
-    """Import, SFT, answer, vote, reward model, PPO, judge: on an empty workspace with the starter base."""
+def rehearse(
+    engine: Engine, *, votes: int, noise: float, seed: int, say: Say, changes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Import, SFT, answer, vote, reward model, PPO, judge: on an empty workspace with the starter base.
+
+    `changes` are settings of PPO that differ from the preset's.
+    """
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -68,7 +73,7 @@ def rehearse(engine: Engine, *, votes: int, noise: float, seed: int, say: Say) -
     with timed("reward", "4/6 reward model"):
         reward = _train(engine, "reward", seed)
     with timed("ppo", "5/6 PPO"):
-        ppo = _train(engine, "ppo", seed)
+        ppo = _train(engine, "ppo", seed, changes)
     with timed("judge", "6/6 judging on prompts nobody trained on"):
         duel = judge_policy(engine, sft["adapter"], ppo["adapter"], seed)
     stages = {"sft": sft, "reward": reward, "ppo": ppo}
@@ -132,8 +137,8 @@ def show_demo(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _train(engine: Engine, stage: str, seed: int) -> dict[str, Any]:
-    settings = STAGES[stage].parse({**load_preset(PRESET).get(stage, {}), "seed": seed}, PRESET)
+def _train(engine: Engine, stage: str, seed: int, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    settings = STAGES[stage].parse({**load_preset(PRESET).get(stage, {}), "seed": seed, **(changes or {})}, PRESET)
     with training_bar(stage) as watch:
         return train(engine, stage, settings, watch=watch)
 

@@ -16,7 +16,7 @@ from lorarlhf.plan.lengths import Count, by_letters, counter, data_of
 from lorarlhf.plan.memory import Load
 from lorarlhf.plan.planning import Plan, Probed, make_plan
 from lorarlhf.plan.shapes import SHAPES, Shape, known, shape_of
-from lorarlhf.plan.work import Data, Roles
+from lorarlhf.plan.work import Data, Roles, heads_of
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, Settings
 from lorarlhf.workspace import Workspace
 
@@ -106,7 +106,7 @@ def _roles(engine: Engine, stage: str, settings: Settings) -> tuple[Roles, tuple
     frozen = ((ranks["sft"],) if "sft" in ranks else ()) + (judge,)
     assert isinstance(settings, PPOSettings)
     learning = (policy, judge) if settings.critic == "adapter" else (policy,)
-    return Roles(learning, frozen, heads=2), notes
+    return Roles(learning, frozen, heads=heads_of(settings.critic)), notes
 
 
 def _rank(engine: Engine, name: str) -> int:

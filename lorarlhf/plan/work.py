@@ -137,8 +137,13 @@ def assumed(stage: str, settings: Settings) -> Data:
 def default_roles(stage: str, rank: int, critic: str = "head") -> Roles:
     """Name the adapters a stage has in memory where nothing else is known: all of one rank."""
     if stage == "ppo":
-        return Roles((rank,) * (2 if critic == "adapter" else 1), (rank, rank), heads=2)
+        return Roles((rank,) * (2 if critic == "adapter" else 1), (rank, rank), heads=heads_of(critic))
     return Roles((rank,), heads=int(stage == "reward"))
+
+
+def heads_of(critic: str) -> int:
+    """Count the scalar heads in PPO: that of the reward model, and the critic's where there is one."""
+    return 1 if critic == "none" else 2
 
 
 def work_of(
@@ -256,9 +261,9 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     drawings: list[Drawing] = []
     several = False
     for step in range(sampled):
-        many = s.batch_size <= len(prompts)
-        order = cut.batch_of(step, s.batch_size, len(prompts), s.seed) if many else range(s.batch_size)
-        asked = [prompts[i % len(prompts)] for i in order]
+        size = s.batch_size // s.answers_per_prompt
+        order = cut.batch_of(step, size, len(prompts), s.seed) if size <= len(prompts) else range(size)
+        asked = [prompts[i % len(prompts)] for i in order for _ in range(s.answers_per_prompt)]
         rows = [answered(row, s.max_new_tokens) for row in asked]
         drawings += _drawings(rows, s)
         full = cut.passes(rows, logits=True)
@@ -271,7 +276,7 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
         lived = [answered(row, _lived(data, s, rng)) for row in asked]
         draw = draw.plus(_draw_effort(lived, s))
         score = score.plus(_score_effort(lived, s, cut))
-        learn = learn.plus(_learn_effort(lived, s, cut, warming=step < s.value_warmup_steps))
+        learn = learn.plus(_learn_effort(lived, s, cut, warming=step < s.value_only_steps))
     times = s.steps / sampled
     if times > 1:  # warm-up comes once
         learn = _beyond_warmup(learn, [answered(row, _lived(data, s, rng)) for row in prompts], s, cut, sampled)

@@ -3,11 +3,17 @@
 One step, as `PPOStage.step` makes it:
 
     1. draw an answer to each prompt with the policy
-    2. score it; log-probabilities under policy and reference, values under the value role   (rollout.py)
+    2. score it; log-probabilities under policy and reference, values under the critic   (rollout.py)
     3. reward per token: −β · (log p − log ref), plus the score at the last token
     4. advantages by GAE, centred and scaled over the batch
     5. for every epoch and mini-batch: clipped policy loss, clipped value loss, one Adam step
     6. let the KL controller look at the KL; stop when it passed the budget
+
+Without a critic (`critic = none`: REINFORCE leave-one-out, arXiv 2402.14740) each prompt is answered several times, and
+step 4 compares an answer with the others to its prompt; nothing has or learns a value. The loss stays the clipped one
+with a ratio per token: at ratio 1, always so with one epoch and one mini-batch, its gradient is that of REINFORCE,
+−A · Σ log p over the answer's tokens. Beyond it a ratio of whole answers would be out of the clip range within a few
+tokens' drift, and throw away whole answers where this throws away tokens.
 
 Policy and value share no parameters: the value is a network on the reward adapter's hidden states, or an adapter of its
 own (critic.py), and what one of them does is finished, backward included, before the other begins. There is no value
@@ -24,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorarlhf.algo.gae import Advantages, gae, token_rewards
+from lorarlhf.algo.gae import Advantages, gae, leave_one_out, token_rewards
 from lorarlhf.algo.kl import AdaptiveKL, FixedKL, KLController, approx_kl
 from lorarlhf.algo.losses import ppo_policy, ppo_value
 from lorarlhf.algo.statistics import center_and_scale, explained_variance, masked_mean, scale_only
@@ -46,7 +52,7 @@ START_KL, START_RATIO = 0.5, 0.1
 
 
 class PPOStage:
-    """The policy adapter and its critic, and the loop's six verbs on them."""
+    """The policy adapter and its critic, if it has one, and the loop's six verbs on them."""
 
     def __init__(
         self,
@@ -69,10 +75,9 @@ class PPOStage:
         self.kl_control = _controller(settings)
         self.health = Health()
         self.critic = _critic(studio, roles, settings)
-        groups = [
-            Group("policy", studio.bank.parameters(roles.policy), settings.learning_rate),
-            Group("value", self.critic.parameters(), settings.value_learning_rate),
-        ]
+        groups = [Group("policy", studio.bank.parameters(roles.policy), settings.learning_rate)]
+        if self.critic:
+            groups.append(Group("value", self.critic.parameters(), settings.value_learning_rate))
         self.optimizer = Optimizer(groups, settings, studio.team, eps=settings.adam_eps)
         self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows, padded=not studio.base.packs)
 
@@ -110,10 +115,12 @@ class PPOStage:
         return roll_out(self.studio, self.roles, self.scorer, self.critic, prompts, sampling, self.budget)
 
     def _prompt_order(self, index: int) -> list[int]:
-        size, count = self.settings.batch_size, len(self.prompts)
-        if size <= count:
-            return batch_at(index, size, count, self.settings.seed)
-        return list(range(size))  # fewer prompts than answers: each prompt several times
+        """Choose the prompts of a step; the answers to one of them stand together."""
+        each, count = self.settings.answers_per_prompt, len(self.prompts)
+        size = self.settings.batch_size // each
+        # Where there are fewer, prompts come more than once.
+        chosen = batch_at(index, size, count, self.settings.seed) if size <= count else range(size)
+        return [i for i in chosen for _ in range(each)]
 
     def _sampling(self, stream: int) -> SamplingSettings:
         s = self.settings
@@ -125,22 +132,31 @@ class PPOStage:
         )
 
     def advantages(self, rollout: Rollout) -> Advantages:
-        """Turn scores and KL into advantages and value targets → [B, R] each."""
+        """Turn scores and KL into advantages and value targets → [B, R] each.
+
+        Leave-one-out advantages are scaled at most, never centred: those of a prompt add up to 0 as they are, and a
+        mean over tokens, in which long answers weigh more, would make the baseline depend on the answer itself. One
+        scale for the batch leaves the gradient's direction, and lets learning rate and gradient norm mean the same as
+        with a critic.
+        """
         s, mask_BR = self.settings, rollout.response_mask_BR
         rewards_BR = token_rewards(
             rollout.scores_B, rollout.logprobs_BR, rollout.ref_logprobs_BR, mask_BR, self.kl_control.coef
         )
         if s.whiten_rewards:
             rewards_BR = scale_only(rewards_BR, mask_BR)
-        found = gae(rewards_BR, rollout.values_BR, mask_BR, s.gamma, s.lam)
+        if rollout.values_BR is None:
+            found, whiten = leave_one_out(rewards_BR, mask_BR, s.answers_per_prompt), scale_only
+        else:
+            found, whiten = gae(rewards_BR, rollout.values_BR, mask_BR, s.gamma, s.lam), center_and_scale
         if s.whiten_advantages:
-            found = found._replace(advantages_BR=center_and_scale(found.advantages_BR, mask_BR))
+            found = found._replace(advantages_BR=whiten(found.advantages_BR, mask_BR))
         return found
 
     def update(self, rollout: Rollout, advantages: Advantages, index: int) -> Metrics:
         """Take the optimizer steps of one batch; during the value warm-up the policy stays as it is."""
         s = self.settings
-        warming = index < s.value_warmup_steps
+        warming = index < s.value_only_steps
         sums = torch.zeros(len(UPDATE_METRICS))
         optim: Metrics = {}
         size = len(rollout.rows) // s.mini_batches
@@ -152,9 +168,12 @@ class PPOStage:
                 targets = Advantages(*(x_BR[torch.tensor(chosen)] for x_BR in advantages))
                 if not warming:
                     sums += self._accumulate(part, targets, self._policy_loss, self.roles.policy)
-                sums += self._accumulate(part, targets, self._value_loss, self.critic.adapter)
+                if self.critic:
+                    sums += self._accumulate(part, targets, self._value_loss, self.critic.adapter)
                 optim = self.optimizer.step(index, self.total, only="value" if warming else None)
         found = dict(zip(UPDATE_METRICS, (sums / (s.ppo_epochs * s.mini_batches)).tolist(), strict=True))
+        if not self.critic:
+            found = {name: found[name] for name in POLICY_METRICS}
         if warming:
             found |= {"policy/ratio": 1.0}
         return found | optim
@@ -192,6 +211,8 @@ class PPOStage:
             )
 
     def _value_loss(self, batch: Batch, old: _Flat) -> tuple[Tensor, Tensor]:
+        assert self.critic
+        assert old.values_T is not None
         new_T = self.critic.values(batch, old.states_TH)
         clipped = ppo_value(new_T, old.values_T, old.returns_T, self.settings.value_clip)
         metrics = {"loss/value": clipped.loss_T.detach(), "val/clipfrac": clipped.clipped_T}
@@ -203,7 +224,7 @@ class PPOStage:
         """Name what happened in a batch of answers, in the field's usual words; KL and scores are per answer."""
         mask_BR = rollout.response_mask_BR
         kl, score, coef = float(rollout.kl_B.mean()), float(rollout.scores_B.mean()), self.kl_control.coef
-        return {
+        found = {
             "objective/kl": kl,
             "objective/scores": score,
             "objective/scores_std": float(rollout.scores_B.std(unbiased=False)),
@@ -212,10 +233,14 @@ class PPOStage:
             "objective/rlhf_reward": score - coef * kl,
             "objective/kl_coef": coef,
             "objective/entropy": float(masked_mean(rollout.entropy_BR, mask_BR)),
-            "val/explained_variance": float(explained_variance(rollout.values_BR, advantages.returns_BR, mask_BR)),
-            "val/mean": float(masked_mean(rollout.values_BR, mask_BR)),
             "response/length": float(mask_BR.sum(1).float().mean()),
             "response/eos_share": sum(c.ended for c in rollout.completions) / len(rollout.completions),
+        }
+        if rollout.values_BR is None:
+            return found
+        return found | {
+            "val/explained_variance": float(explained_variance(rollout.values_BR, advantages.returns_BR, mask_BR)),
+            "val/mean": float(masked_mean(rollout.values_BR, mask_BR)),
         }
 
     def check_start(self, index: int, metrics: Metrics) -> None:
@@ -261,14 +286,15 @@ class PPOStage:
         """Return every tensor the next step depends on."""
         return (
             prefixed("policy", self.adapter())
-            | prefixed("value", self.critic.state())
+            | prefixed("value", self.critic.state() if self.critic else {})
             | prefixed("optimizer", self.optimizer.state())
         )
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put tensors of `tensors` back."""
         self.load_adapter(under("policy", tensors))
-        self.critic.load_state(under("value", tensors))
+        if self.critic:
+            self.critic.load_state(under("value", tensors))
         self.optimizer.load_state(under("optimizer", tensors))
 
     def state(self) -> dict[str, Any]:
@@ -283,15 +309,8 @@ class PPOStage:
         self.health = Health.of(state["health"])
 
 
-UPDATE_METRICS = (
-    "loss/policy",
-    "policy/clipfrac",
-    "policy/approxkl",
-    "policy/ratio",
-    "policy/entropy",
-    "loss/value",
-    "val/clipfrac",
-)
+POLICY_METRICS = ("loss/policy", "policy/clipfrac", "policy/approxkl", "policy/ratio", "policy/entropy")
+UPDATE_METRICS = (*POLICY_METRICS, "loss/value", "val/clipfrac")
 
 
 def _sums(per_token: dict[str, Tensor]) -> Tensor:
@@ -301,7 +320,9 @@ def _sums(per_token: dict[str, Tensor]) -> Tensor:
     return torch.stack([per_token[m].float().sum() if m in per_token else zero for m in UPDATE_METRICS])
 
 
-def _critic(studio: Studio, roles: Roles, settings: PPOSettings) -> Critic:
+def _critic(studio: Studio, roles: Roles, settings: PPOSettings) -> Critic | None:
+    if settings.critic == "none":
+        return None
     if settings.critic == "adapter":
         return AdapterCritic(studio, roles.value)
     return HeadCritic(studio, roles.value, settings.seed)
@@ -324,7 +345,7 @@ class _Flat:
             return values_BR[rows][mask_BR].to(device)
 
         self.logprobs_T = flat(part.logprobs_BR)
-        self.values_T = flat(part.values_BR)
+        self.values_T = None if part.values_BR is None else flat(part.values_BR)
         self.advantages_T = flat(targets.advantages_BR)
         self.returns_T = flat(targets.returns_BR)
         self.states_TH = torch.cat([part.states[i] for i in chosen]).to(device) if part.states else None

@@ -23,7 +23,7 @@ from lorarlhf.forward import (
 from lorarlhf.sampling import Completion, complete
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio
-from lorarlhf.train.critic import Critic
+from lorarlhf.train.critic import Critic, Seen
 
 
 class Rollout(NamedTuple):
@@ -39,7 +39,8 @@ class Rollout(NamedTuple):
     """Log-probabilities under the policy that drew the answers."""
     entropy_BR: Tensor
     ref_logprobs_BR: Tensor
-    values_BR: Tensor
+    values_BR: Tensor | None
+    """What the critic said; None without one."""
     states: list[Tensor]
     """What the critic read, as it likes to have it; for this process's rows in a team."""
 
@@ -54,7 +55,7 @@ class Rollout(NamedTuple):
         return Rollout(
             [self.rows[i] for i in indices],
             [self.completions[i] for i in indices],
-            *(tensor[picked] for tensor in self[2:-1]),  # type: ignore[arg-type, call-arg]
+            *(None if tensor is None else tensor[picked] for tensor in self[2:-1]),  # type: ignore[arg-type, call-arg]
             [self.states[i] for i in indices] if self.states else [],
         )
 
@@ -94,7 +95,7 @@ class Roles(NamedTuple):
     policy: str = "policy"
     reference: str | None = "reference"
     value: str = "value"
-    """Where values come from: an adapter that learns them, or the reward adapter, whose hidden states are read."""
+    """Where a critic's values come from: an adapter that learns them, or the reward adapter, whose states are read."""
 
 
 def draw(
@@ -115,7 +116,7 @@ def roll_out(
     studio: Studio,
     roles: Roles,
     scorer: Scorer,
-    critic: Critic,
+    critic: Critic | None,
     prompts: list[list[int]],
     sampling: SamplingSettings,
     budget: Budget,
@@ -136,7 +137,7 @@ def roll_out(
 
     old, entropy = logprobs(roles.policy)
     reference, _ = logprobs(roles.reference)
-    seen = critic.look(mine, budget)
+    seen = critic.look(mine, budget) if critic else Seen([], [])
     if seen.states and isinstance(scorer, RewardScorer) and scorer.adapter == roles.value:
         # The critic has read the hidden states that scores are made of.
         scores_B = scorer.read([states[-1] for states in seen.states], team.share(completions))
@@ -155,7 +156,7 @@ def roll_out(
         together(old),
         together(entropy),
         together(reference),
-        together(seen.values),
+        together(seen.values) if critic else None,
         team.gather([states[:-1] for states in seen.states]) if team.size > 1 else [s[:-1] for s in seen.states],
     )
 

@@ -159,6 +159,13 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
     budget = run.settings.get("kl_budget", math.inf)
     highest = max((y for _, y in series.get("objective/kl", [])), default=0.0)
     near = [_level("budget", budget, float(way(run, series).total or run.step))] if highest > budget / 2 else []
+    value = chart(
+        "Value",
+        line("val/explained_variance", "training"),
+        high=1.0,
+        percent=True,
+        help="Share of what rewards turn out to be that the critic foresees; below 0 a mean does better.",
+    )
     return [
         chart(
             "Reward",
@@ -204,13 +211,7 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
             line("objective/scores_min", "training"),
             help="Score of the worst answer of each batch; it falls where the reward model is being fooled.",
         ),
-        chart(
-            "Value",
-            line("val/explained_variance", "training"),
-            high=1.0,
-            percent=True,
-            help="Share of what rewards turn out to be that the value adapter foresees; below 0 a mean does better.",
-        ),
+        *([] if run.settings.get("critic") == "none" else [value]),
     ]
 
 
