@@ -1,11 +1,17 @@
-"""What every test stands on: no network, one thread, and a workspace that is nobody's."""
+"""What every test stands on: no network, one thread, a workspace that is nobody's; and the program at its edge."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+
+from lorarlhf import cli
+from lorarlhf.workspace import Workspace
 
 # Before torch and transformers are imported: they read these once.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -17,3 +23,37 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 def own_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Point the default workspace at a folder that does not exist yet."""
     monkeypatch.setenv("LORARLHF_HOME", str(tmp_path / "lorarlhf-home"))
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def lorarlhf(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run the program in this process, as its entry point does, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["lorarlhf", *arguments])
+        capfd.readouterr()
+        try:
+            cli.main()
+            status: Any = 0
+        except SystemExit as done:
+            status = done.code or 0
+        captured = capfd.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def lorarlhf_there(lorarlhf: Run, place: Workspace) -> Run:
+    """Run the program on the workspace which the module calls `place`."""
+    return lambda *arguments: lorarlhf(*arguments, "--workspace", str(place.path))
