@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-from lorarlhf.errors import DataError, LoraRlhfError
+from lorarlhf.errors import DataError
 from lorarlhf.store import Vote
 from lorarlhf.types import Outcome, Prompt
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.consistency import again
 from lorarlhf.ui.rate.pairs import Tray
 from lorarlhf.ui.rate.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
@@ -26,7 +27,6 @@ from lorarlhf.ui.rate.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
 from lorarlhf.ui.rate.tally import progress
 from lorarlhf.ui.rate.vote_history import History, in_words
 
-Payload = dict[str, Any]
 LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000
 
 
@@ -54,14 +54,7 @@ class RatingDesk:
     def ask(self, payload: Payload) -> dict[str, Any]:
         """Do what a page asks for and reply with what it shows next; a refusal is said in one line."""
         self.tray.watch()
-        try:
-            with self.tray.lock:
-                action = getattr(self, f"do_{payload.get('do')}", None)
-                if action is None:
-                    raise DataError(f"the page asks for {payload.get('do')!r}, which this app does not know; reload it")
-                return action(payload)
-        except LoraRlhfError as error:
-            return {**self.view(), "said": str(error), "wrong": True}
+        return reply_to(payload, self)
 
     def do_open(self, payload: Payload) -> dict[str, Any]:
         """Tell a page everything."""
