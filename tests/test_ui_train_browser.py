@@ -56,6 +56,14 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         page.wait_for_selector("#form-column .problem:has-text('Learning rate = -1: should be greater than 0')")
         assert page.locator("#runs li").count() == 0
 
+        # What it would take is there before the start; the time is measured where one asks for it.
+        cost = page.locator("#cost-sft")
+        cost.locator(".bar").wait_for(timeout=LONG)
+        assert re.search(r"Memory: [\d.]+ [GM]B of [\d.]+ GB, most of it while ", cost.inner_text())
+        assert "Time: about" not in cost.inner_text()
+        page.locator("#measure-sft").click()
+        page.wait_for_selector("#cost-sft p:has-text('Time: about')", timeout=LONG)
+
         # The plan follows the form.
         field(page, "Learning rate").fill("0.001")
         field(page, "Batch size").fill("4")
