@@ -18,6 +18,16 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZE
 # The models are so small that threads only wait for each other, the more so with several workers.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
+LONG = ("ui_desk", "ui_loop", "ui_duel_browser", "ui_rate_browser", "engine_process", "ui_judge_drift_browser")
+LONG += ("ui_judge_browser", "house", "ppo", "faults", "export", "benchmarks", "resume", "ui_app", "export_cli")
+"""The files that take longest, longest first: what is begun last ends last, and leaves the other worker idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; within a file, and among all others, the order stays."""
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(autouse=True)
 def own_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
