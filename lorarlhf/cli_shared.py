@@ -12,6 +12,7 @@ import click
 from lorarlhf.options import chosen, settings_options
 from lorarlhf.preset import load_preset
 from lorarlhf.settings import LoadSettings
+from lorarlhf.starting import compiling_later
 from lorarlhf.terminal import loading_line
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def engine_for(workspace: str | None, options: dict[str, Any], preset: dict[str,
     """Start the engine in this process, on the base asked for, else the workspace's, else the starter."""
     place = open_workspace(workspace)
     load = load_for(place, options, preset)
-    from lorarlhf.engine.core import Engine
+    with compiling_later():
+        from lorarlhf.engine.core import Engine
 
     with loading_line() as progress:
         engine = Engine(place, load, progress)

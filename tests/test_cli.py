@@ -5,47 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from lorarlhf import __version__, cli
 from lorarlhf.settings import STAGES
+from tests.conftest import Run
 
 VOTES = [
     {"prompt": "May I?", "chosen": "Yes.", "rejected": "No."},
     {"prompt": "And now?", "chosen": "Certainly.", "rejected": "Go away."},
 ]
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def lorarlhf(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run the program in this process, as its entry point does, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["lorarlhf", *arguments])
-        capfd.readouterr()
-        try:
-            cli.main()
-            status: Any = 0
-        except SystemExit as done:
-            status = done.code or 0
-        captured = capfd.readouterr()
-        return Result(status, captured.out, captured.err)
-
-    return run
 
 
 def lines_of(text: str) -> list[str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lorarlhf import cli
 from lorarlhf.engine.best_of import judge_best_of
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.drifting import judge_policy
@@ -225,28 +223,12 @@ def test_what_cannot_be_measured_is_refused_in_words(engine, place):
         (place.path / "aside").rename(place.adapters_dir / "sft-1")
 
 
-@pytest.fixture
-def lorarlhf(monkeypatch, capfd, place):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lorarlhf", *arguments, "--workspace", str(place.path)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as done:
-            status = done.code or 0
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
-
-
-def test_the_commands_tell_in_words_and_as_json(lorarlhf):
-    status, out, _ = lorarlhf("judge", "policy", "ppo-again", "--prompts", "12")
+def test_the_commands_tell_in_words_and_as_json(lorarlhf_there):
+    status, out, _ = lorarlhf_there("judge", "policy", "ppo-again", "--prompts", "12")
     assert status == 0
     assert "nats an answer away from sft-1" in out
     assert "again and again" in out
-    status, out, _ = lorarlhf("judge", "policy", "ppo-again", "--prompts", "12", "--json")
+    status, out, _ = lorarlhf_there("judge", "policy", "ppo-again", "--prompts", "12", "--json")
     assert (status, json.loads(out)["alarms"][0].keys()) == (0, {"seen", "means", "do"})
     asked = (
         "judge",
@@ -261,10 +243,10 @@ def test_the_commands_tell_in_words_and_as_json(lorarlhf):
         "--max-new-tokens",
         "20",
     )
-    status, out, _ = lorarlhf(*asked)
+    status, out, _ = lorarlhf_there(*asked)
     assert status == 0
     assert "Of 4 answers of sft-1 to each of 10 prompts" in out
-    status, out, _ = lorarlhf(*asked, "--json")
+    status, out, _ = lorarlhf_there(*asked, "--json")
     assert (status, len(json.loads(out)["points"])) == (0, 4)
-    status, out, err = lorarlhf("judge", "policy", "reward-1")
+    status, out, err = lorarlhf_there("judge", "policy", "reward-1")
     assert (status, out, len(err.strip().splitlines())) == (1, "", 1)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from collections import Counter
 
 import pytest
 
-from lorarlhf import cli
 from lorarlhf.engine import dueling
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.dueling import judge_duel
@@ -302,26 +300,10 @@ def test_what_an_adapter_is_cannot_be_changed_on_its_card(place):
 # -- the commands -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lorarlhf(monkeypatch, capfd, place):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lorarlhf", *arguments, "--workspace", str(place.path)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as done:
-            status = done.code or 0
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
-
-
-def test_the_commands_tell_in_words_and_as_json(lorarlhf, tmp_path):
+def test_the_commands_tell_in_words_and_as_json(lorarlhf_there, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join([*(f"fresh {i}?" for i in range(5)), *(f"shown {i}?" for i in range(12))]))
-    status, out, _ = lorarlhf(
+    status, out, _ = lorarlhf_there(
         "judge",
         "duel",
         "base",
@@ -340,13 +322,13 @@ def test_the_commands_tell_in_words_and_as_json(lorarlhf, tmp_path):
     assert status == 0
     assert (told["judge"], told["prompts"], told["left_out"]) == ("reward-1", 5 + kept, 12 - kept)
     assert told["results"][0]["first"]["name"] == "base"
-    status, out, _ = lorarlhf("judge", "duel", "base", "sft-1", "--prompts", "3", "--max-new-tokens", "4")
+    status, out, _ = lorarlhf_there("judge", "duel", "base", "sft-1", "--prompts", "3", "--max-new-tokens", "4")
     assert status == 0
     assert out.startswith("base wins ")
     assert "of 3 against sft-1 (95 % interval" in out
-    status, out, _ = lorarlhf("judge", "ratings", "--json")
+    status, out, _ = lorarlhf_there("judge", "ratings", "--json")
     assert "reward-1" in [board["judge"] for board in json.loads(out)]
-    status, out, _ = lorarlhf("judge", "ratings")
+    status, out, _ = lorarlhf_there("judge", "ratings")
     assert "by reward-1; points above base" in out
 
 
@@ -360,10 +342,10 @@ def test_the_commands_tell_in_words_and_as_json(lorarlhf, tmp_path):
         (("base",), "takes 2 to 6 adapters"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line_and_leaves_nothing(lorarlhf, place, arguments, words):
+def test_what_cannot_be_is_said_in_one_line_and_leaves_nothing(lorarlhf_there, place, arguments, words):
     with place.store() as store:
         before = len(store.duels())
-    status, out, err = lorarlhf("judge", "duel", *arguments)
+    status, out, err = lorarlhf_there("judge", "duel", *arguments)
     assert (status, out) == (1, "")
     assert words in err
     assert len(err.strip().splitlines()) == 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 
 import pytest
 
-from lorarlhf import cli
 from lorarlhf.engine import judging
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.judging import judge, unscored
@@ -108,42 +106,26 @@ def test_only_a_reward_model_can_judge(engine):
 # -- the commands -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lorarlhf(monkeypatch, capfd, place):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lorarlhf", *arguments, "--workspace", str(place.path)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as done:
-            status = done.code or 0
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
-
-
-def test_the_command_tells_in_words_and_as_json(lorarlhf):
-    status, out, _ = lorarlhf("judge", "reward", "--prompts", "4", "--max-new-tokens", "4")
+def test_the_command_tells_in_words_and_as_json(lorarlhf_there):
+    status, out, _ = lorarlhf_there("judge", "reward", "--prompts", "4", "--max-new-tokens", "4")
     assert status == 0
     assert out.startswith("reward-1 is right about ")
     assert "! In " in out
-    status, out, _ = lorarlhf("judge", "reward", "reward-1", "--json", "--prompts", "0")
+    status, out, _ = lorarlhf_there("judge", "reward", "reward-1", "--json", "--prompts", "0")
     told = json.loads(out)
     assert status == 0
     assert told["accuracy"]["value"] > 0.8
     assert told["warnings"][0].keys() == {"seen", "means", "do"}
     for name, said in (("sft-1", "sft-1 is no reward model"), ("ghost", "no adapter ghost")):
-        status, out, err = lorarlhf("judge", "reward", name)
+        status, out, err = lorarlhf_there("judge", "reward", name)
         assert (status, out) == (1, "")
         assert said in err
         assert len(err.strip().splitlines()) == 1
 
 
-def test_ppo_in_the_terminal_says_what_speaks_against_it_and_goes_on(lorarlhf):
+def test_ppo_in_the_terminal_says_what_speaks_against_it_and_goes_on(lorarlhf_there):
     small = ["--steps", "1", "--batch-size", "2", "--max-new-tokens", "4", "--eval-prompts", "2", "--rank", "4"]
-    status, out, err = lorarlhf("train", "ppo", *small, "--value-warmup-steps", "0", "--json")
+    status, out, err = lorarlhf_there("train", "ppo", *small, "--value-warmup-steps", "0", "--json")
     assert status == 0
     assert json.loads(out)["adapter"] == "ppo-1"
     assert "! reward-1: In 100%" in err

@@ -11,7 +11,7 @@ from lorarlhf.errors import SettingsError
 from lorarlhf.files import size
 from lorarlhf.plan.show import parse_size
 from tests import tiny
-from tests.test_cli import Run, lorarlhf  # noqa: F401 - a fixture
+from tests.conftest import Run
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_sizes_are_written_with_two_or_three_digits() -> None:
     ]
 
 
-def test_a_card_one_does_not_have(lorarlhf: Run) -> None:  # noqa: F811
+def test_a_card_one_does_not_have(lorarlhf: Run) -> None:
     done = lorarlhf("plan", "--stage", "ppo", "--base", "Qwen/Qwen3-4B", "--memory", "8GB")
     assert done.status == 0
     assert "does not fit" in done.out
@@ -56,7 +56,7 @@ def test_a_card_one_does_not_have(lorarlhf: Run) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("arch", tiny.ARCHS)
-def test_a_folder_with_a_configuration_is_enough(lorarlhf: Run, tmp_path: Path, arch: str) -> None:  # noqa: F811
+def test_a_folder_with_a_configuration_is_enough(lorarlhf: Run, tmp_path: Path, arch: str) -> None:
     folder = tmp_path / arch
     tiny.config(arch).save_pretrained(folder)
     done = lorarlhf("plan", "--stage", "sft", "--base", str(folder), "--memory", "4GB", "--rank", "3", "--json")
@@ -68,7 +68,7 @@ def test_a_folder_with_a_configuration_is_enough(lorarlhf: Run, tmp_path: Path, 
     assert any("formulas alone" in note for note in found["notes"])
 
 
-def test_a_probe_tells_the_time(lorarlhf: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_a_probe_tells_the_time(lorarlhf: Run, tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "base")
     asked = ("plan", "--stage", "reward", "--base", str(folder), "--device", "cpu", "--max-length", "64")
     done = lorarlhf(*asked)
@@ -90,7 +90,7 @@ def test_a_probe_tells_the_time(lorarlhf: Run, tmp_path: Path) -> None:  # noqa:
         (["--stage", "ppo", "--rank", "0"], "rank"),
     ],
 )
-def test_wrong_usage_says_what_is_wrong_and_is_2(lorarlhf: Run, arguments: list[str], said: str) -> None:  # noqa: F811
+def test_wrong_usage_says_what_is_wrong_and_is_2(lorarlhf: Run, arguments: list[str], said: str) -> None:
     done = lorarlhf("plan", *arguments)
     assert done.status == 2
     assert done.out == ""
@@ -98,14 +98,14 @@ def test_wrong_usage_says_what_is_wrong_and_is_2(lorarlhf: Run, arguments: list[
     assert "Traceback" not in done.err
 
 
-def test_a_base_that_cannot_be_found_says_what_would_do(lorarlhf: Run) -> None:  # noqa: F811
+def test_a_base_that_cannot_be_found_says_what_would_do(lorarlhf: Run) -> None:
     done = lorarlhf("plan", "--stage", "sft", "--base", "no/such-base", "--memory", "8GB")
     assert done.status == 1
     assert len(done.err.splitlines()) == 1
     assert "pass a folder that holds one, or plan with one of Qwen2.5-0.5B, Qwen3-0.6B" in done.err
 
 
-def test_help_lists_the_settings_of_the_stage(lorarlhf: Run) -> None:  # noqa: F811
+def test_help_lists_the_settings_of_the_stage(lorarlhf: Run) -> None:
     shown = lorarlhf("plan", "--stage", "ppo", "--help").out
     assert "--kl-coef" in shown
     assert "--memory" in shown

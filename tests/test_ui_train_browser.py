@@ -44,6 +44,16 @@ def field(page, label: str):
     return page.locator("#form-column").get_by_label(label, exact=True).locator("visible=true")
 
 
+def look_at_cost(page) -> None:
+    """What a run would take is there before the start; the time is measured where one asks for it."""
+    cost = page.locator("#cost-sft")
+    cost.locator(".bar").wait_for(timeout=LONG)
+    assert re.search(r"Memory: [\d.]+ [GM]B of [\d.]+ GB, most of it while ", cost.inner_text())
+    assert "Time: about" not in cost.inner_text()
+    page.locator("#measure-sft").click()
+    page.wait_for_selector("#cost-sft p:has-text('Time: about')", timeout=LONG)
+
+
 def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
     with app.page() as page:
         opened(page)
@@ -55,6 +65,8 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         page.locator("#start-sft").click()
         page.wait_for_selector("#form-column .problem:has-text('Learning rate = -1: should be greater than 0')")
         assert page.locator("#runs li").count() == 0
+
+        look_at_cost(page)
 
         # The plan follows the form.
         field(page, "Learning rate").fill("0.001")

@@ -36,6 +36,7 @@ from lorarlhf.engine.requests import (
 )
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings
+from lorarlhf.starting import compiling_later
 from lorarlhf.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class Server:
         """Do jobs in their order until told to end."""
         # Listening begins before torch is imported: whoever asks or stops meanwhile shall not wait.
         threading.Thread(target=self._listen, daemon=True, name="requests").start()
-        from lorarlhf.engine.core import Engine
+        with compiling_later():
+            from lorarlhf.engine.core import Engine
 
         self.engine = Engine(self.workspace, self.load_settings, lambda text, share: self._tell(text=text, share=share))
         while request := self._waiting.get():

@@ -15,10 +15,15 @@ from typing import Any
 from lorarlhf.errors import ExportError
 
 # The child finds the modules this process found, whatever folder it stands in.
-BOOT = (
-    "import runpy, sys; script, job, *sys.path = sys.argv[1:]; sys.argv = [script, job]; "
-    "runpy.run_path(script, run_name='__main__')"
-)
+BOOT = """
+import runpy, sys
+script, job, *sys.path = sys.argv[1:]
+from lorarlhf.starting import compiling_later
+with compiling_later():
+    import peft
+sys.argv = [script, job]
+runpy.run_path(script, run_name="__main__")
+"""
 LOOK_SECONDS = 0.1
 
 

@@ -1,63 +1,31 @@
 // Blind comparisons. Shows what the server says lies in front of the person, and sends what the person says about it.
-// In scope: element and server (Gradio's), and what rate_text.js and rate_keys.js define. Who wrote what is not known here
-// before the vote: the server tells it in its reply.
+// In scope: element and server (Gradio's), and what rate_text.js, rate_keys.js and rate_talk.js define. Who wrote what is
+// not known here before the vote: the server tells it in its reply.
 
-const LOOK_MS = { drawing: 200, idle: 1500, hidden: 600 };
+const LOOK_MS = { drawing: 200, idle: 1500 };
 const KEYS = { ...VERDICT_KEYS, undo: ["u"], type: ["w"] };
 const BY_KEY = Object.fromEntries(Object.entries(KEYS).flatMap(([name, keys]) => keys.map((key) => [key, name])));
 const TOOLS = [["undo", "Take back", "U"], ["type", "Own prompt", "W"], ["next", "Draw again", ""]];
 
 const root = element.querySelector(".duel");
 const $ = (selector) => root.querySelector(selector);
-const shown = () => root.offsetParent !== null && !document.hidden;
 
 let view = {};
 let info = {};
 let seen = "";
-let busy = false;
-let epoch = 0; // grows with every action: a look that was under way says nothing new then
 let armedAt = 0;
 
-// -- talking to the server --------------------------------------------------------------------------------------
+const { act, shown, busy, open } = talk({
+  root,
+  reach: (payload) => server.duel_ask(payload),
+  show,
+  looking: () => ({ stamp: view.stamp, shelf: view.shelf, duel: view.duel }),
+  pause: () => LOOK_MS[pace()],
+});
 
-async function ask(payload) {
-  const lost = { said: "The app does not answer. Is it still running?", wrong: true };
-  try {
-    return (await server.duel_ask(payload)) || lost;
-  } catch {
-    return lost;
-  }
-}
-
-/** Do something and show what comes next; one thing after the other. */
-async function act(payload) {
-  while (busy) await new Promise((done) => setTimeout(done, 20));
-  busy = true;
-  epoch += 1;
-  const reply = await ask(payload);
-  busy = false;
-  show(reply);
-  return reply;
-}
-
-let timer = 0;
-async function look() {
-  clearTimeout(timer);
-  if (!element.isConnected) return;
-  if (shown() && !busy) {
-    measure();
-    const before = epoch;
-    const reply = await ask({ do: "look", stamp: view.stamp, shelf: view.shelf, duel: view.duel });
-    if (before === epoch && !busy) show(reply);
-  }
+function pace() {
   const drawing = (view.sheet && !view.sheet.whole) || (view.duel && !view.sheet) || (view.job?.by && !view.job.ended);
-  timer = setTimeout(look, !shown() ? LOOK_MS.hidden : LOOK_MS[drawing ? "drawing" : "idle"]);
-}
-
-/** Tell the style sheet how much of the window is left below the header. */
-function measure() {
-  const top = `${Math.round(root.getBoundingClientRect().top + window.scrollY)}px`;
-  if (root.style.getPropertyValue("--rate-top") !== top) root.style.setProperty("--rate-top", top);
+  return drawing ? "drawing" : "idle";
 }
 
 // -- showing ----------------------------------------------------------------------------------------------------
@@ -190,7 +158,7 @@ function button(name, label, key) {
 /** Do what a button says, if it can be done now: a key pressed while another is at work was meant for what is gone. */
 function press(name, byKey = false) {
   const node = root.querySelector(`[data-do="${name}"]`);
-  if (busy || !node || node.disabled || node.hidden) return;
+  if (busy() || !node || node.disabled || node.hidden) return;
   if (byKey && isVerdict(name) && performance.now() < armedAt) return;
   if (isVerdict(name)) act({ do: "vote", sheet: view.sheet.id, verdict: name });
   else if (name === "undo" || name === "leave") act({ do: name });
@@ -232,12 +200,6 @@ $(".composer").addEventListener("submit", async (event) => {
   const reply = await act({ do: "type", text: area.value });
   if (!reply.wrong) area.value = "";
 });
-$(".composer textarea").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  $(".composer").requestSubmit();
-});
+sendOnEnter($(".composer"));
 document.addEventListener("keydown", onKey);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
-measure();
-act({ do: "open" }).then(look);
+open();

@@ -1,17 +1,14 @@
 // The Rate tab. Shows what the server says lies in front of the person, and sends what the person says about it.
 // In scope: element and server (Gradio's), and what the other scripts named rate_… define.
 
-const LOOK_MS = { drawing: 120, waiting: 300, idle: 2000, hidden: 400 };
+const LOOK_MS = { drawing: 120, waiting: 300, idle: 2000 };
 
 const root = element.querySelector(".rate");
 const $ = (selector) => root.querySelector(selector);
-const shown = () => root.offsetParent !== null && !document.hidden;
 
 let view = {};
 let info = {};
 let seen = null; // what the page shows now, so that only what changed is drawn
-let busy = false;
-let epoch = 0; // grows with every action: a look that was under way says nothing new then
 let armedAt = 0;
 let editing = null;
 
@@ -28,53 +25,19 @@ const LEGEND = [
   ["Enter", "ranking: save"], ["Esc", "leave a field"], ["Ctrl Enter", "save what you wrote"],
 ];
 
+const { ask, act, shown, busy, open } = talk({
+  root,
+  reach: (payload) => server.rate_ask(payload),
+  show,
+  looking: () => ({ stamp: view.stamp, shelf: view.shelf }),
+  pause: () => LOOK_MS[pace()],
+});
 const rank = ranking($(".ranks"), LETTERS, drawRanking);
 const past = pastVotes($(".history"), act);
-
-// -- talking to the server --------------------------------------------------------------------------------------
-
-async function ask(payload) {
-  const lost = { said: "The app does not answer. Is it still running?", wrong: true };
-  try {
-    return (await server.rate_ask(payload)) || lost;
-  } catch {
-    return lost;
-  }
-}
-
-/** Do something and show what comes next; one thing after the other. */
-async function act(payload) {
-  while (busy) await new Promise((done) => setTimeout(done, 20));
-  busy = true;
-  epoch += 1;
-  const reply = await ask(payload);
-  busy = false;
-  show(reply);
-  return reply;
-}
-
-let timer = 0;
-async function look() {
-  clearTimeout(timer);
-  if (!element.isConnected) return;
-  if (shown()) measure();
-  if (shown() && !busy) {
-    const before = epoch;
-    const reply = await ask({ do: "look", stamp: view.stamp, shelf: view.shelf });
-    if (before === epoch && !busy) show(reply);
-  }
-  timer = setTimeout(look, !shown() ? LOOK_MS.hidden : LOOK_MS[pace()]);
-}
 
 function pace() {
   if (view.sheet && !view.sheet.whole && !view.sheet.problem && !view.stuck) return "drawing";
   return view.sheet && view.sheet.whole ? "idle" : "waiting";
-}
-
-/** Tell the style sheet how much of the window is left below the header. */
-function measure() {
-  const top = `${Math.round(root.getBoundingClientRect().top + window.scrollY)}px`;
-  if (root.style.getPropertyValue("--rate-top") !== top) root.style.setProperty("--rate-top", top);
 }
 
 // -- showing ----------------------------------------------------------------------------------------------------
@@ -342,7 +305,7 @@ function stopEditing() {
 function press(name, byKey = false) {
   const sheet = view.sheet;
   const node = root.querySelector(`[data-do="${name}"]`);
-  if (busy || !node || node.disabled) return;
+  if (busy() || !node || node.disabled) return;
   if (byKey && (isVerdict(name) || name === "rank") && performance.now() < armedAt) return;
   const many = sheet && sheet.answers.length > 2;
   if (name === "skip" && many) act({ do: "next", sheet: sheet.id });
@@ -420,12 +383,6 @@ $(".composer").addEventListener("submit", async (event) => {
     else say("In line. Esc leaves this field, and keys rate again.");
   }
 });
-$(".composer textarea").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  $(".composer").requestSubmit();
-});
+sendOnEnter($(".composer"));
 document.addEventListener("keydown", onKey);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
-measure();
-act({ do: "open" }).then(look);
+open();

@@ -28,10 +28,10 @@ class AtWork:
 
 
 class Measurement:
-    """The one measurement that all pages of a section share."""
+    """The one measurement that all pages of a section share; `doing` says of what is named second what happens."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, doing: str = "is being measured") -> None:
+        self._doing, self._lock = doing, threading.Lock()
         self._job: Job | None = None
         self._about: tuple[str, ...] = ()
 
@@ -39,7 +39,7 @@ class Measurement:
         """Ask the engine; raise `LoraRlhfError` while another measurement is on its way."""
         with self._lock:
             if self._job and not self._job.done:
-                raise LoraRlhfError(f"{self._about[1]} is being measured already; wait for its end, or stop it")
+                raise LoraRlhfError(f"{self._about[1]} {self._doing} already; wait for its end, or stop it")
             self._about, self._job = about, ask()
 
     def stop(self) -> None:

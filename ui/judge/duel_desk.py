@@ -15,7 +15,6 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from lorarlhf.engine.client import Job
 from lorarlhf.errors import AdapterError, DataError, LoraRlhfError
 from lorarlhf.evaluate.contest import field_of, prompts_for
 from lorarlhf.evaluate.duel_words import counted, write_cards
@@ -26,13 +25,14 @@ from lorarlhf.store import Contestant, Duel, Store
 from lorarlhf.store.duels import SOURCE
 from lorarlhf.types import Prompt, prompt_key, user
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.at_work import Measurement
 from lorarlhf.ui.judge.duel_html import board_html, earlier_html, machines_html, standing_html
+from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.pairs import Tray
 from lorarlhf.ui.rate.preferences import load_preferences
 from lorarlhf.ui.rate.prompt_sources import checked
 from lorarlhf.ui.rate.sheets import VERDICTS, About, Recipe, Sheet
 
-Payload = dict[str, Any]
 IN_FRONT = "duel in front"
 """Name in the workspace of the duel that the page shows; 0 for none."""
 LONGEST_TEXT = 200_000
@@ -87,8 +87,7 @@ class DuelDesk:
         self._prompts: Prompts | None = None
         self._last: dict[str, Any] = {}
         """Who wrote the answers that were voted on last; told once the vote is on disk."""
-        self._job: Job | None = None
-        self._by = ""
+        self._voting = Measurement("is voting")
         if number := desk.store.get_meta(IN_FRONT, 0):
             self._open(number)
 
@@ -98,14 +97,7 @@ class DuelDesk:
         """Do what a page asks for and reply with what it shows next; a refusal is said in one line."""
         if self.duel:
             self.tray.watch()
-        try:
-            with self.tray.lock:
-                action = getattr(self, f"do_{payload.get('do')}", None)
-                if action is None:
-                    raise DataError(f"the page asks for {payload.get('do')!r}, which this app does not know; reload it")
-                return action(payload)
-        except LoraRlhfError as error:
-            return {**self.view(), "said": str(error), "wrong": True}
+        return reply_to(payload, self)
 
     def do_open(self, payload: Payload) -> dict[str, Any]:
         """Tell a page everything."""
@@ -191,16 +183,13 @@ class DuelDesk:
     def do_judge(self, payload: Payload) -> dict[str, Any]:
         """Have a judge that is no person vote on the prompts of this duel."""
         duel, _ = self._at_work()
-        if self._job and not self._job.done:
-            raise DataError(f"{self._by} is voting already; wait for its end, or stop it")
-        self._by = str(payload.get("by"))
-        self._job = self._desk.engine.duel(duel.id, self._by)
+        by = str(payload.get("by"))
+        self._voting.begin(("duel", by), lambda: self._desk.engine.duel(duel.id, by))
         return self._told("")
 
     def do_stop(self, payload: Payload) -> dict[str, Any]:
         """Stop the judge; what it said is kept."""
-        if self._job:
-            self._job.stop()
+        self._voting.stop()
         return self._told("")
 
     # -- what pages are told ----------------------------------------------------------------------------------
@@ -325,12 +314,11 @@ class DuelDesk:
         return self.tray.obstacle() or self.tray.problem
 
     def _job_now(self) -> dict[str, Any]:
-        job = self._job
-        if job is None:
+        now = self._voting.now()
+        if not now.about:
             return {}
-        error = job.future.exception() if job.done else None
-        now = job.progress
-        return {"by": self._by, "done": now.step, "total": now.total, "ended": job.done, "problem": str(error or "")}
+        told = {"by": now.about[1], "done": now.done, "total": now.total}
+        return {**told, "ended": not now.at_work, "problem": now.problem}
 
     def _put_on_cards(self) -> str:
         """Bring the adapters' cards up to date; return what went wrong. The votes are safe whatever comes of it."""

@@ -13,13 +13,14 @@ import zlib
 from collections.abc import Collection
 from typing import Any
 
-from lorarlhf.errors import DataError, LoraRlhfError
+from lorarlhf.errors import DataError
 from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.evaluate.failures import RULE, failures, stamp
 from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Vote
 from lorarlhf.types import Outcome, Prompt
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.consistency import again
 from lorarlhf.ui.rate.pairs import Tray
 from lorarlhf.ui.rate.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
@@ -37,7 +38,6 @@ from lorarlhf.ui.rate.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
 from lorarlhf.ui.rate.tally import progress
 from lorarlhf.ui.rate.vote_history import History, in_words
 
-Payload = dict[str, Any]
 LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000
 
 
@@ -71,16 +71,7 @@ class RatingDesk:
     def ask(self, payload: Payload) -> dict[str, Any]:
         """Do what a page asks for and reply with what it shows next; a refusal is said in one line."""
         self.tray.watch()
-        try:
-            with self.tray.lock:
-                if (now := load_preferences(self._desk.store)) != self.chosen:
-                    self._take_over(now)  # chosen elsewhere: under Rounds
-                action = getattr(self, f"do_{payload.get('do')}", None)
-                if action is None:
-                    raise DataError(f"the page asks for {payload.get('do')!r}, which this app does not know; reload it")
-                return action(payload)
-        except LoraRlhfError as error:
-            return {**self.view(), "said": str(error), "wrong": True}
+        return reply_to(payload, self, self._follow)
 
     def do_open(self, payload: Payload) -> dict[str, Any]:
         """Tell a page everything."""
@@ -234,6 +225,11 @@ class RatingDesk:
         }
 
     # -- how it is done ---------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Go by what was chosen elsewhere: under Rounds, or in another window."""
+        if (now := load_preferences(self._desk.store)) != self.chosen:
+            self._take_over(now)
 
     def _take_over(self, chosen: Preferences) -> str:
         """Go by other choices from now on; return what there is to say about that."""

@@ -16,7 +16,7 @@ from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import Filters
 from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, row_html
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain
+from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain, warned
 
 LOOKS = "data-panel"
 IMPORT_WORDS = [
@@ -181,17 +181,11 @@ class _Opened:
         return self.show(kind, str(event.name))
 
     def _saved(self, kind: str, id: str, words: str) -> list[Any]:
-        try:
-            return self.show(kind, str(browsing.edit_prompt(self.store, int(id), words)))
-        except LoraRlhfError as error:
-            gr.Warning(escape(str(error)))
-            return [gr.skip()] * len(self.outputs)
+        row = warned(lambda: browsing.edit_prompt(self.store, int(id), words))
+        return [gr.skip()] * len(self.outputs) if row is None else self.show(kind, str(row))
 
     def _deleted(self, kind: str, id: str) -> list[Any]:
-        try:
-            self.store.undo(kind, int(id))
-        except LoraRlhfError as error:
-            gr.Warning(escape(str(error)))
+        warned(lambda: self.store.undo(kind, int(id)))
         return self.show(kind, "")
 
 

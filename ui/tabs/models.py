@@ -14,7 +14,7 @@ from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import LoadSettings
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain
+from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain, warned
 from lorarlhf.ui.models import shelf
 from lorarlhf.ui.models.memory import memory_html
 from lorarlhf.ui.models.shelf_html import card_html, exported_html, table_html, taken_in_html
@@ -108,13 +108,9 @@ def switch(desk: Desk, values: dict[str, Any], preset: str) -> None:
     if not texts.get("base"):
         gr.Warning("Name a base: starter, a Hub id such as Qwen/Qwen3-0.6B, or a folder")
         return
-    try:
-        load = LoadSettings.parse(texts, "load")
-    except LoraRlhfError as error:
-        gr.Warning(escape(str(error)))
-        return
-    desk.use_preset(load.base, "" if preset == NO_PRESET else preset)
-    desk.switch_base(load)
+    if load := warned(lambda: LoadSettings.parse(texts, "load")):
+        desk.use_preset(load.base, "" if preset == NO_PRESET else preset)
+        desk.switch_base(load)
 
 
 # -- the adapters ---------------------------------------------------------------------------------------------
@@ -153,17 +149,11 @@ def _adapters(desk: Desk) -> None:
         return show(str(event.name))
 
     def renamed(name: str, wanted: str) -> list[Any]:
-        try:
-            return show(shelf.rename(desk, name, wanted))
-        except LoraRlhfError as error:
-            gr.Warning(escape(str(error)))
-            return [gr.skip()] * len(shown)
+        now = warned(lambda: shelf.rename(desk, name, wanted))
+        return show(now) if now else [gr.skip()] * len(shown)
 
     def deleted(name: str) -> list[Any]:
-        try:
-            shelf.delete(desk, name)
-        except LoraRlhfError as error:
-            gr.Warning(escape(str(error)))
+        warned(lambda: shelf.delete(desk, name))
         return show(name)
 
     def ask(name: str) -> tuple[Any, str]:
