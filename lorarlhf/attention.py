@@ -2,8 +2,8 @@
 
 Everything in a transformer but attention looks at one token at a time. So rows of different lengths go through it one
 behind the other, with a prompt that several rows begin with once, and only here they stand side by side for a moment:
-16 texts of 30 to 200 tokens have a quarter less to compute. `packs` tries on a loaded model whether that gives what each
-row gives alone.
+16 texts of 30 to 200 tokens have a quarter less to compute. `packs` tries on a loaded model whether that gives what
+each row gives alone.
 
 On a processor torch's own kernel is slow in bf16 when sequences are short, or when a single new token asks: plain
 matrix products take half its time and less (`python -m benchmarks.fast_paths`). From about 250 tokens on torch's kernel
