@@ -136,7 +136,7 @@ class Demand:
     states: int = 0
     """Hidden states that a critic keeps of a batch."""
     steps: int = 3
-    """Steps of the run."""
+    """Steps in which it is trained."""
     keeps_best: bool = True
     writes: bool = True
     """Whether checkpoints are written on the way."""
@@ -213,8 +213,11 @@ def _moments(step: int) -> int:
 
 def _kernels(load: Load, demand: Demand) -> int:
     """Count the bytes of the code that oneDNN writes for the sizes of the passes."""
-    sizes = {(p.rows, p.width) for p in (*(p for p, _ in demand.learn), *demand.score)}
-    return min(KERNELS_MOST, KERNELS_BYTES * len(sizes)) if load.item < FP32 else 0
+    passes = (*(p for p, _ in demand.learn), *demand.score)
+    sizes = len({p.tokens for p in passes} | {area for p in passes for area in p.areas})
+    # A drawn token looks back on one more than the token before it.
+    sizes += max((d.answer for d in demand.draw), default=0)
+    return min(KERNELS_MOST, KERNELS_BYTES * sizes) if load.item < FP32 else 0
 
 
 def _learn(load: Load, demand: Demand, fix: Correction, always: Parts, trained: list[int]) -> Phase:

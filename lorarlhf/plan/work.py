@@ -293,7 +293,7 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
         draw=tuple(dict.fromkeys(drawings)),
         several=several,
         checkpointing=s.gradient_checkpointing,
-        steps=s.steps,
+        steps=s.steps - s.value_only_steps,
         states=s.batch_size * s.max_new_tokens * (s.critic == "head"),
         writes=_writes(s.steps, s.checkpoint_every) > 0,
     )
