@@ -134,7 +134,8 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
 def queued(page, name: str, rank: int) -> None:
     field(page, "Name of the new adapter").fill(name)
     field(page, "Rank").fill(str(rank))
-    field(page, "Epochs").fill("0.3")
+    # Long enough for the others to be seen waiting.
+    field(page, "Epochs").fill("0.8")
     page.locator("#queue-sft").click()
 
 
