@@ -129,6 +129,20 @@ def open_tab(page: Page, name: str) -> None:
         page.locator(".overflow-dropdown button", has_text=name).click()
 
 
+def open_section(page: Page, name: str) -> None:
+    """Go to a section of the Judge tab; a narrow page keeps the last ones in a menu."""
+    open_tab(page, "Judge")
+    sections = page.locator("#judge-sections")
+    sections.locator("[role=tab]").locator("visible=true").first.wait_for()
+    page.wait_for_timeout(300)  # until those that find no room have gone into the menu
+    tab = sections.get_by_role("tab", name=name).locator("visible=true")
+    if tab.count():
+        tab.click()
+    else:
+        sections.locator(".overflow-menu > button").first.click()
+        sections.locator(".overflow-dropdown button", has_text=name).click()
+
+
 def free_port() -> int:
     """Find a port nobody listens on."""
     with socket.socket() as probe:

@@ -211,8 +211,8 @@ def test_memory_running_out_halves_the_budget_and_repeats(base, make, tmp_path):
                 return step(index)
 
         loop.stage.step = failing
-        assert loop.run() == pytest.approx(final, rel=1e-3, abs=1e-4)
-        assert loop.journal.numbers == pytest.approx(numbers, rel=1e-3, abs=1e-4)
+        assert loop.run() == pytest.approx(final, rel=3e-3, abs=1e-4)
+        assert loop.journal.numbers == pytest.approx(numbers, rel=3e-3, abs=1e-4)
         (said,) = [event for event in loop.journal.events if "memory" in event]
         assert said.startswith(f"1: out of memory in step 2: micro_batch_tokens {before} → ")
         assert said.endswith("; it is repeated")

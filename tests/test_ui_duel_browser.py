@@ -15,7 +15,7 @@ from lorarlhf.library import read_saved
 from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.store import DuelVote
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, open_tab, ready
+from tests.browser import PATIENCE, App, open_section, open_tab, ready
 from tests.test_ui_app import offences
 
 SLOW = PATIENCE * 1000
@@ -43,8 +43,7 @@ def votes(app: App) -> list[DuelVote]:
 
 def go_there(page: Page) -> None:
     ready(page)
-    open_tab(page, "Judge")
-    page.locator("#judge-sections").get_by_role("tab", name="Blind comparison").click()
+    open_section(page, "Blind comparison")
     page.wait_for_selector(".duel:not([data-state=opening])")
 
 

@@ -15,7 +15,7 @@ from lorarlhf.data.importing import import_file
 from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.starter import judge
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, open_tab, ready
+from tests.browser import PATIENCE, App, open_section, open_tab, ready
 from tests.test_ui_app import offences
 
 SLOW = PATIENCE * 1000
@@ -96,17 +96,10 @@ def test_it_can_be_read_in_the_dark_and_on_a_phone(app):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def section(page, name: str) -> None:
-    """Go to a section of the Judge tab; a narrow page keeps the last ones in a menu."""
-    open_tab(page, "Judge")
-    page.locator("#judge-sections .overflow-menu > button").first.click()
-    page.locator("#judge-sections .overflow-dropdown button", has_text=name).click()
-
-
 def test_a_round_is_gone_back_to_and_rate_and_train_go_by_it(app):
     with app.page(wide=390, high=844, theme="dark") as page:
         ready(page)
-        section(page, "Rounds")
+        open_section(page, "Rounds")
         panel = page.locator("#rounds")
         expect(panel.locator("h3")).to_contain_text("Round 2: ppo-1 answers")
         expect(panel.locator(".lead")).to_contain_text("ppo-1 is new: compare it blind with sft-1")
@@ -126,7 +119,7 @@ def test_a_round_is_gone_back_to_and_rate_and_train_go_by_it(app):
             "of this round (sft-1)", timeout=SLOW
         )
 
-        section(page, "Rounds")  # and forward again
+        open_section(page, "Rounds")  # and forward again
         panel.get_by_role("button", name="Go to this round (round 2, ppo-1 answers)").click()
         expect(panel.locator(".lead")).to_contain_text("compare it blind", timeout=SLOW)
         panel.locator("button.go").click()
