@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
@@ -47,6 +47,7 @@ class AdapterBank:
         self._frozen: set[str] = set()
         self._peft: PeftModel | None = None
         self._layers: list[LoraLayer] = []
+        self._paths: list[str] = []
         self._active: str | None = None
         self._model = base.model
 
@@ -139,7 +140,8 @@ class AdapterBank:
 
     def _refresh(self) -> None:
         """Find the adapted layers again and restore what PEFT's own bookkeeping changed behind our back."""
-        self._layers = [module for module in self._model.modules() if isinstance(module, LoraLayer)]
+        found = {path: module for path, module in self._model.named_modules() if isinstance(module, LoraLayer)}
+        self._paths, self._layers = list(found), list(found.values())
         for layer in self._layers:
             fuse(layer)
         for name in self.names:
@@ -215,23 +217,27 @@ class AdapterBank:
         return sum(p.numel() * p.element_size() for p in self.parameters(name))
 
     def state(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of an adapter in PEFT's naming, plus `head.weight` and `head.bias`; not copies."""
+        """Return the tensors of an adapter in PEFT's naming, plus `head.weight` and `head.bias`; not copies.
+
+        PEFT's own function walks through the whole model for it, three times in every step of training.
+        """
         self._require(name)
-        tensors = dict(get_peft_model_state_dict(self._peft, adapter_name=name, save_embedding_layers=False))
-        if name in self.heads:
-            tensors |= {f"head.{key}": value for key, value in self.heads[name].state_dict().items()}
-        return {key: tensor.detach() for key, tensor in tensors.items()}
+        tensors = {
+            f"base_model.model.{path}.{part}.weight": getattr(layer, part)[name].weight.detach()
+            for path, layer in zip(self._paths, self._layers, strict=True)
+            for part in ("lora_A", "lora_B")
+            if name in getattr(layer, part)
+        }
+        head = self.heads[name].state_dict() if name in self.heads else {}
+        return tensors | {f"head.{key}": value for key, value in head.items()}
 
     def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Overwrite an adapter with tensors as `state` gives them; raise `AdapterError` if any is missing."""
         mine = self.state(name)
         if mine.keys() != tensors.keys() or any(mine[k].shape != tensors[k].shape for k in mine):
             raise AdapterError(f"adapter {name}: the saved weights do not fit its layers; was it made on another base?")
-        lora = {key: value for key, value in tensors.items() if not key.startswith("head.")}
-        set_peft_model_state_dict(self._peft, lora, adapter_name=name)
-        if name in self.heads:
-            self.heads[name].load_state_dict({k: tensors[f"head.{k}"] for k in ("weight", "bias")})
-        self._refresh()
+        for key, tensor in mine.items():
+            tensor.copy_(tensors[key])
 
     def _require(self, name: str) -> None:
         if name not in self.names:

@@ -186,6 +186,15 @@ def test_save_and_load_give_the_same_numbers_and_plain_peft_agrees(bank, folder,
             torch.testing.assert_close(loss_of(plain), expected)
 
 
+def test_tensors_have_the_names_and_values_that_peft_gives_them(bank):
+    noisy(bank, "other", 1, head=True)
+    noisy(bank, "one", 2)
+    theirs = get_peft_model_state_dict(bank._peft, adapter_name="one", save_embedding_layers=False)
+    mine = bank.state("one")
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
 def test_deleting_adapters_down_to_none_leaves_the_base_as_it_was(bank):
     with torch.no_grad():
         bare = loss_of(bank.base.model)
