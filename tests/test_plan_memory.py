@@ -30,7 +30,7 @@ from lorarlhf.plan.peak import allocated
 from lorarlhf.plan.planning import make_plan
 from lorarlhf.plan.probe import load_of
 from lorarlhf.plan.shapes import SHAPES, Shape, known, shape_of
-from lorarlhf.plan.work import Cutting, Data, Length, Roles, work_of
+from lorarlhf.plan.work import Cutting, Data, Length, Roles, sample_of, work_of
 from lorarlhf.sampling import complete
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.train.common import Studio
@@ -185,7 +185,7 @@ def test_pairs_that_share_their_prompt_are_within_an_eighth(
     bank = AdapterBank(base)
     bank.create("one", LoraSettings(rank=8), head=True)
     rows = [Row([50 + i % 4, *range(4, 43)], [5] * 24) for i in range(8)]
-    (seen,) = Cutting(lambda *step: [], 4096).pair_passes([(Length(40, 24), Length(40, 24))] * 4)
+    (seen,) = Cutting(4096).pair_passes([(Length(40, 24), Length(40, 24))] * 4)
     assert seen == Pass(8, 64, 0, 4 * (40 + 24 + 24), ((8, 64),))
     for _ in range(2):
         with allocated(CPU) as learned, bank.activate("one"):
@@ -265,7 +265,7 @@ def test_work_is_cut_as_the_stage_cuts_it() -> None:
     assert work.efforts["learn"].updates == 5
     last = SFTSettings.parse({**settings.model_dump(), "checkpoint_every": 5})
     assert work_of(last, Data(tuple((row,) for row in lengths)), Roles((4,))).efforts["write"].writes == 0
-    cut = Cutting(batch_at, 64)
+    cut = Cutting(64)
     wanted = [p for s in range(5) for p in cut.passes([lengths[i] for i in batch_at(s, 8, 20, 0)], logits=True)]
     assert work.efforts["learn"][:3] == (len(wanted), sum(p.tokens for p in wanted), sum(p.answers for p in wanted))
     assert {p for p, _ in work.demand.learn} == set(wanted)
@@ -286,7 +286,7 @@ def test_the_work_of_ppo_by_hand() -> None:
     data = Data(tuple((Length(12, 0),) for _ in range(6)), ((Length(12, 0),),), drawn=(5,))
     efforts = work_of(settings, data, Roles((4,), (4, 4), 2)).efforts
     # Each step: 4 rows read 12 tokens, and 4 more tokens follow the first one, one after the other.
-    assert efforts["draw"] == (0, 0, 0, 3, 3 * 48, 0, 3 * 4, 3 * 16, 0, 0)
+    assert efforts["draw"] == (0, 0, 0, 3, 3 * 48, 0, 3, 3 * 4, 3 * 16, 0, 0)
     # Policy, reference and reward go over 4 rows of 17 tokens; two of them over the logits of 4 · 5 answer tokens.
     assert efforts["score"][3:6] == (3 * 3, 3 * 3 * 68, 3 * 2 * 20)
     # The policy learns in the two steps after the warm-up; what the head of the critic takes is not counted.
@@ -300,12 +300,13 @@ def test_the_work_of_ppo_by_hand() -> None:
     assert efforts["score"][3:6] == (3 * 4, 3 * 4 * 68, 3 * 2 * 20)
     assert efforts["learn"][:3] == (5, 5 * 68, 2 * 20)
     assert efforts["learn"].updates == 5
-    # Without a critic there is no warm-up, and nothing else differs: two prompts, each read for two answers.
+    # Without a critic there is no warm-up, and nothing else differs: two prompts, each read for two answers
+    # when they are drawn, and once for both in every pass after that.
     none = PPOSettings.parse({**settings.model_dump(), "critic": "none", "answers_per_prompt": 2})
     efforts = work_of(none, data, Roles((4,), (4, 4), 1)).efforts
-    assert efforts["draw"] == (0, 0, 0, 3, 3 * 48, 0, 3 * 4, 3 * 16, 0, 0)
-    assert efforts["score"][3:6] == (3 * 3, 3 * 3 * 68, 3 * 2 * 20)
-    assert efforts["learn"][:3] == (3, 3 * 68, 3 * 20)
+    assert efforts["draw"] == (0, 0, 0, 3, 3 * 48, 0, 3, 3 * 4, 3 * 16, 0, 0)
+    assert efforts["score"][3:6] == (3 * 3, 3 * 3 * (68 - 24), 3 * 2 * 20)
+    assert efforts["learn"][:3] == (3, 3 * (68 - 24), 3 * 20)
     assert efforts["learn"].updates == 3
 
 
@@ -330,6 +331,24 @@ def test_each_prompt_of_a_step_is_read_once_for_every_answer_to_it() -> None:
     settings = PPOSettings(batch_size=4, answers_per_prompt=4, critic="none", max_new_tokens=8, steps=3)
     work = work_of(settings, prompts, Roles((4,), (4, 4), 1), lambda step, size, *_: list(range(step, step + size)))
     assert work.efforts["draw"].score_tokens == 4 * (10 + 20 + 30)
+
+
+def test_a_probe_gets_the_examples_of_a_first_step() -> None:
+    demonstrations = Data(tuple((Length(10 + n, 5),) for n in range(6)))
+    first = sample_of(SFTSettings(batch_size=4), demonstrations, lambda step, size, *_: list(range(step, step + size)))
+    assert first == [(Length(10, 5),), (Length(11, 5),), (Length(12, 5),), (Length(13, 5),)]
+    prompts = Data(tuple((Length(10 + n, 0),) for n in range(6)), drawn=(3, 9))
+    settings = PPOSettings(batch_size=8, answers_per_prompt=4, critic="none", max_new_tokens=6)
+    two = sample_of(settings, prompts)
+    assert [len(example) for example in two] == [4, 4]
+    for example in two:
+        assert len({row.prompt for row in example}) == 1
+        assert {row.answer for row in example} <= {3, 6}
+    # Four answers to a prompt of p tokens are read as p tokens and four answers.
+    seen = Cutting(1000).one_pass(two, logits=True)
+    answers = sum(row.answer for example in two for row in example)
+    assert (seen.rows, seen.answers, seen.tokens) == (8, answers, sum(e[0].prompt for e in two) + answers)
+    assert Cutting(1000, padded=True).one_pass(two, logits=True).tokens == 8 * max(r.total for e in two for r in e)
 
 
 def test_advice_is_planned_again_and_fits() -> None:

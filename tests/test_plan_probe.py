@@ -17,7 +17,8 @@ from lorarlhf.engine.planning import plan
 from lorarlhf.engine.training import train
 from lorarlhf.errors import AdapterError
 from lorarlhf.plan.peak import allocated
-from lorarlhf.plan.probe import NAME, Sizes, probe
+from lorarlhf.plan.probe import NAME, probe
+from lorarlhf.plan.work import Length
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.workspace import Workspace
@@ -47,7 +48,7 @@ def test_the_probe_leaves_the_engine_as_it_was(engine: Engine) -> None:
     asked = [user("hello?")], 2, SamplingSettings(max_new_tokens=5)
     answers, random_state = engine.generate(*asked), torch.get_rng_state()
     for settings in (PPO, SFTSettings.parse({**SFT.model_dump(), "gradient_checkpointing": True})):
-        found = probe(engine.studio, settings, Sizes(16, 8, 4))
+        found = probe(engine.studio, settings, [(Length(8, 8),), (Length(5, 9),)])
         assert engine.bank.names == ["mine"]
         assert list(engine.bank.heads) == ["mine"]
         assert all(n >= 0 for n in found.pace)
@@ -69,7 +70,7 @@ def test_a_probe_that_breaks_leaves_nothing_behind(engine: Engine, monkeypatch: 
 
     monkeypatch.setattr("lorarlhf.plan.probe._Probe._update", fail)
     with pytest.raises(MemoryError):
-        probe(engine.studio, SFT, Sizes(16, 8, 4))
+        probe(engine.studio, SFT, [(Length(8, 8),), (Length(5, 9),)])
     assert engine.bank.names == []
     with pytest.raises(AdapterError, match="no adapter"):
         engine.bank.state(NAME)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -16,7 +16,7 @@ from lorarlhf.plan.lengths import Count, by_letters, counter, data_of
 from lorarlhf.plan.memory import Load
 from lorarlhf.plan.planning import Plan, Probed, make_plan
 from lorarlhf.plan.shapes import SHAPES, Shape, known, shape_of
-from lorarlhf.plan.work import Data, Roles, heads_of
+from lorarlhf.plan.work import Roles, heads_of, sample_of
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, Settings
 from lorarlhf.workspace import Workspace
 
@@ -51,7 +51,7 @@ def plan(
     mine = base.report.bytes_on_device + adapters
     probed: Probed | None = None
     if probing:
-        probed = probe(engine.studio, _as_probed(settings, roles), _sizes(settings, data), clock=clock)
+        probed = probe(engine.studio, _as_probed(settings, roles), sample_of(settings, data), clock=clock)
     runtime = None
     if base.device.type == "cpu":
         runtime = max(0.0, psutil.Process().memory_info().rss - mine)
@@ -75,20 +75,6 @@ def plan(
 def _as_probed(settings: Settings, roles: Roles) -> Settings:
     """Probe with an adapter of the size that is trained."""
     return type(settings).parse({**settings.model_dump(), "rank": max(roles.trained)})
-
-
-def _sizes(settings: Settings, data: Data) -> Any:
-    """Probe with rows like those of the data."""
-    from lorarlhf.plan.probe import Sizes
-
-    rows = [row for example in data.train for row in example]
-    prompt = sum(row.prompt for row in rows) / len(rows)
-    answer = sum(row.answer for row in rows) / len(rows)
-    if isinstance(settings, PPOSettings):
-        answer = sum(data.drawn) / len(data.drawn) if data.drawn else settings.max_new_tokens
-        answer = min(answer, settings.max_new_tokens)
-        return Sizes(round(prompt + answer), round(answer), min(settings.rollout_rows, settings.batch_size))
-    return Sizes(round(prompt + answer), round(answer))
 
 
 def _roles(engine: Engine, stage: str, settings: Settings) -> tuple[Roles, tuple[str, ...]]:

@@ -1,17 +1,18 @@
 """Time and measure forward, backward and decoding on a loaded base, in a few seconds, and leave nothing behind.
 
 Every kind of work is done at two sizes with a real adapter: the difference gives the seconds of a token, what is left
-those of a pass. The larger size is done once more under the eye of the allocator: what it took, as a multiple of the
-formula, corrects the formula.
+those of a pass. Rows are as long as the stage's own, as different in length, and share prompts as those do. The larger
+size is done once more under the eye of the allocator: what it took, as a multiple of the formula, corrects the formula.
 """
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from lorarlhf.plan.memory import Correction, Drawing, Load, Pass, draw_bytes, le
 from lorarlhf.plan.peak import allocated, resident
 from lorarlhf.plan.planning import Probed
 from lorarlhf.plan.shapes import shape_of
-from lorarlhf.plan.work import Effort
+from lorarlhf.plan.work import Cutting, Effort, Example, Length
 from lorarlhf.sampling import complete
 from lorarlhf.settings import OptimSettings, PPOSettings, SamplingSettings, Settings
 from lorarlhf.train.checkpoint import Checkpoint, save_checkpoint
@@ -37,8 +38,8 @@ SECONDS = 0.4
 """What one measurement may take; a slow machine gets smaller sizes."""
 TOO_SLOW = 10 * SECONDS
 """What takes longer is measured once, its start included."""
-AGAIN, REPEATS = 2, 4
-"""At least and at most so often; the quickest counts: whatever else the machine does only ever makes it slower."""
+AGAIN, REPEATS = 3, 5
+"""At least and at most so often; the middle one counts: a stage meets the machine as it is on average, too."""
 FIRST = 16
 """Tokens of the pass that tells how slow the machine is."""
 SMALL = 64
@@ -49,18 +50,6 @@ DECODED = 8
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What to probe with: as near to the real work as a few seconds allow."""
-
-    width: int = 64
-    """Tokens of a row."""
-    answer: int = 32
-    """Tokens of its answer."""
-    rows: int = 64
-    """Answers drawn side by side."""
-
-
 def load_of(base: Base) -> Load:
     """Describe a loaded base to the formulas."""
     shape = shape_of(base.model.config, str(base.identity["name"]))
@@ -68,79 +57,97 @@ def load_of(base: Base) -> Load:
 
 
 def probe(
-    studio: Studio, settings: Settings, sizes: Sizes | None = None, *, clock: Clock = time.perf_counter
+    studio: Studio, settings: Settings, examples: Sequence[Example], *, clock: Clock = time.perf_counter
 ) -> Probed:
-    """Measure with a throwaway adapter of these settings; seconds are those of `clock`.
+    """Measure with a throwaway adapter of these settings on rows as long as those of `examples`.
 
-    Raises `AdapterError` where an adapter is at work.
+    Seconds are those of `clock`. Raises `AdapterError` where an adapter is at work.
     """
     assert isinstance(settings, OptimSettings)
-    base, bank = studio.base, studio.bank
-    limit = context_of(base)
-    sizes = sizes or Sizes()
-    width = max(4, min(sizes.width, limit, settings.max_length))
-    sizes = replace(sizes, width=width, answer=max(1, min(sizes.answer, width - 1)))
+    bank = studio.bank
+    limit = min(context_of(studio.base), settings.max_length)
+    examples = [tuple(_within(row, limit) for row in example) for example in examples]
     random_state = torch.get_rng_state()
     bank.create(NAME, settings, head=True)  # type: ignore[arg-type]
     try:
-        return _Probe(studio, settings, sizes, clock).run()
+        return _Probe(studio, settings, examples, clock).run()
     finally:
         bank.delete(NAME)
         torch.set_rng_state(random_state)
         release_memory()
 
 
+def _within(row: Length, width: int) -> Length:
+    """Cut a row to so many tokens, an eighth of it at least prompt; each part has one or more."""
+    answer = min(max(1, row.answer), max(1, width * 7 // 8))
+    return Length(max(1, min(row.prompt, width - answer)), answer)
+
+
 class _Probe:
     """The measurements."""
 
-    def __init__(self, studio: Studio, settings: OptimSettings, sizes: Sizes, clock: Clock) -> None:
-        self.studio, self.settings, self.sizes, self.clock = studio, settings, sizes, clock
+    def __init__(self, studio: Studio, settings: OptimSettings, examples: Sequence[Example], clock: Clock) -> None:
+        self.studio, self.settings, self.examples, self.clock = studio, settings, examples, clock
         self.base = studio.base
         self.head = studio.bank.heads[NAME]
         self.load = load_of(studio.base)
+        self.cutting = Cutting(settings.micro_batch_tokens, padded=not self.load.packs)
         self.small, self.large = 1, 2
+        """Examples of the smaller and of the larger pass."""
 
     def run(self) -> Probed:
         """Measure everything."""
         self._afford()
-        learn, learn_logit = self._lines(self.learn)
-        score, score_logit = self._lines(self.score)
-        step, drawn = self._decoding() if isinstance(self.settings, PPOSettings) else (0.0, 0.0)
-        pace = Effort(*learn, learn_logit, *score, score_logit, step, drawn, self._update(), self._write())
+        learn, score = self._lines(self.learn), self._lines(self.score)
+        drawing = self._decoding(*score[:2]) if isinstance(self.settings, PPOSettings) else (0.0, 0.0, 0.0)
+        pace = Effort(*learn, *score, *drawing, self._update(), self._write())
         correction, heap, measured = self._memory()
-        return Probed(pace, correction, heap, {**measured, "seconds_per": pace._asdict(), "sizes": vars(self.sizes)})
+        return Probed(pace, correction, heap, {**measured, "seconds_per": pace._asdict()})
 
     # -- the work ---------------------------------------------------------------------------------------------
 
-    def batch(self, rows: int) -> Batch:
-        """Make rows of random words, one of them a token shorter, so that they are padded as real ones are."""
+    def some(self, count: int) -> list[Example]:
+        """Return so many examples; where there are fewer they come again, with other words."""
+        return [self.examples[i % len(self.examples)] for i in range(count)]
+
+    def size(self, count: int) -> Pass:
+        """Describe the pass of so many examples."""
+        return self.cutting.one_pass(self.some(count), logits=True)
+
+    def batch(self, count: int) -> Batch:
+        """Make the rows of so many examples, of random words."""
         words = torch.Generator().manual_seed(0)
-        top = self.base.vocabulary - 1
 
-        def row(length: int) -> Row:
-            tokens = torch.randint(0, top, (length,), generator=words).tolist()
-            return Row(tokens[: -self.sizes.answer], tokens[-self.sizes.answer :])
+        def text(length: int) -> list[int]:
+            return torch.randint(0, self.base.vocabulary - 1, (length,), generator=words).tolist()
 
-        made = [row(self.sizes.width - (number == 1)) for number in range(rows)]
-        made = [r if r.prompt else Row(r.response[:1], r.response[1:]) for r in made]
+        made = []
+        for example in self.some(count):
+            prompt = text(max(row.prompt for row in example))
+            made += [Row(prompt[: row.prompt], text(row.answer)) for row in example]
         return collate(made, self.base.pad_id, self.base.device)
 
-    def learn(self, rows: int, *, logits: bool) -> None:
+    def learn(self, count: int, *, logits: bool) -> None:
         """Go forward and backward."""
         with self.studio.training(self.settings.gradient_checkpointing), self._active():
-            self._output(self.batch(rows), logits).sum().backward()
+            self._output(self.batch(count), logits).sum().backward()
         self.forget()
 
     @torch.no_grad()
-    def score(self, rows: int, *, logits: bool) -> None:
+    def score(self, count: int, *, logits: bool) -> None:
         """Go forward."""
         with self._active():
-            self._output(self.batch(rows), logits).cpu()
+            self._output(self.batch(count), logits).cpu()
+
+    def prompts(self, rows: int) -> list[int]:
+        """Return how long the prompts of so many drawn answers are."""
+        return [row.prompt for example in self.some(rows) for row in example][:rows]
 
     def draw(self, rows: int, tokens: int) -> None:
         """Draw answers that do not end early."""
-        prompt = self.batch(rows).ids_BL[:, : max(2, self.sizes.width - self.sizes.answer)].tolist()
-        prompts = [ids[number == 1 :] for number, ids in enumerate(prompt)]
+        words = torch.Generator().manual_seed(0)
+        top = self.base.vocabulary - 1
+        prompts = [torch.randint(0, top, (length,), generator=words).tolist() for length in self.prompts(rows)]
         settings = SamplingSettings(
             max_new_tokens=tokens,
             batch_rows=rows,
@@ -175,7 +182,7 @@ class _Probe:
         found: list[float] = []
         while len(found) < AGAIN or (len(found) < REPEATS and sum(found) < SECONDS):
             found.append(self._once(work))
-        return min(found)
+        return statistics.median(found)
 
     def _once(self, work: Callable[[], object]) -> float:
         # A step begins with memory given back to the system, and pays for getting it again.
@@ -192,41 +199,54 @@ class _Probe:
 
     def _afford(self) -> None:
         """Choose both sizes: up to the largest pass of the stage, as far as `SECONDS` allow."""
-        wanted = self.sizes
-        width = min(FIRST, wanted.width)
-        self.sizes = replace(wanted, width=width, answer=min(wanted.answer, width - 1))
-        tokens = SECONDS * width / self._seconds(lambda: self.learn(1, logits=True))
-        width = max(width, min(wanted.width, int(tokens / 2)))
-        self.sizes = replace(
-            wanted, width=width, answer=max(1, min(wanted.answer, width * wanted.answer // wanted.width))
-        )
-        most = max(2, self.settings.micro_batch_tokens // width)
-        self.small = min(max(1, SMALL // width), most // 2)
-        each = self._seconds(lambda: self.learn(self.small, logits=True)) / self.small
-        self.large = max(2 * self.small, min(most, int(SECONDS / each)))
+        wanted, longest = self.examples, max(row.total for example in self.examples for row in example)
+        width = FIRST
+        while True:
+            self.examples = [tuple(_within(row, width) for row in example) for example in wanted]
+            if width >= longest or self._once(lambda: self.learn(1, logits=True)) > SECONDS / 4:
+                break
+            width *= 2
+        most = 2
+        while self.size(most + 1).tokens <= self.settings.micro_batch_tokens:
+            most += 1
+        while self.size(self.small).tokens < SMALL and self.small < most // 2:
+            self.small += 1
+        self.large = 2 * self.small
+        while self.large < most and self._once(lambda: self.learn(self.large, logits=True)) < SECONDS / 2:
+            self.large = min(most, 2 * self.large)
 
-    def _lines(self, work: Callable[..., None]) -> tuple[tuple[float, float], float]:
-        """Measure one kind of pass → ((seconds a pass, seconds a token), seconds an answer token's logits)."""
+    def _lines(self, work: Callable[..., None]) -> tuple[float, float, float]:
+        """Measure one kind of pass → seconds a pass, a token, an answer token's logits."""
         few, many = self.small, self.large
         first, second = (self._seconds(lambda n=n: work(n, logits=False)) for n in (few, many))  # type: ignore[misc]
-        width = self.sizes.width
-        token = max(0.0, second - first) / ((many - few) * width)
-        fixed = max(0.0, first - token * few * width)
+        less, more = self.size(few), self.size(many)
+        token = max(0.0, second - first) / (more.tokens - less.tokens)
+        fixed = max(0.0, first - token * less.tokens)
         whole = self._seconds(lambda: work(many, logits=True))
-        return (fixed, token), max(0.0, whole - fixed - token * many * width) / (many * self.sizes.answer)
+        return fixed, token, max(0.0, whole - fixed - token * more.tokens) / more.answers
 
-    def _decoding(self) -> tuple[float, float]:
-        """Measure (seconds a step, seconds a row of a step) as the difference between long and short answers."""
+    def _decoding(self, score_pass: float, score_token: float) -> tuple[float, float, float]:
+        """Measure (seconds to begin, seconds a step, seconds a row of a step).
 
-        def step(rows: int) -> float:
-            long, short = (self._seconds(lambda n=n: self.draw(rows, n)) for n in (1 + DECODED, 1))  # type: ignore[misc]
-            return max(0.0, long - short) / DECODED
+        A step is the difference between long and short answers; beginning, what short ones take beside reading.
+        """
 
-        many = max(2, min(self.sizes.rows, 2 * self.large))
+        def drawn(rows: int, tokens: int) -> float:
+            return self._seconds(lambda: self.draw(rows, tokens))
+
+        many = self._side_by_side()
         few = max(1, many // 8)
-        first, second = step(few), step(many)
+        short = {rows: drawn(rows, 1) for rows in (few, many)}
+        first, second = (max(0.0, drawn(rows, 1 + DECODED) - short[rows]) / DECODED for rows in (few, many))
         row = max(0.0, second - first) / (many - few)
-        return max(0.0, first - few * row), row
+        begin = max(0.0, short[few] - score_pass - score_token * few * max(self.prompts(few)))
+        return begin, max(0.0, first - few * row), row
+
+    def _side_by_side(self) -> int:
+        """Choose how many answers to draw: as many as the stage does, as far as the time allows."""
+        s = self.settings
+        rows = min(s.rollout_rows, s.batch_size) if isinstance(s, PPOSettings) else 0
+        return max(2, min(rows, 2 * self.size(self.large).rows))
 
     def _update(self) -> float:
         group = Group(NAME, self.studio.bank.parameters(NAME), 1e-8)
@@ -250,10 +270,8 @@ class _Probe:
 
     def _memory(self) -> tuple[Correction, float | None, dict]:
         """Compare the larger size with the formula."""
-        width, answers = self.sizes.width, self.large * self.sizes.answer
-        seen = Pass(self.large, width, answers, (self.large * width - 1) * self.load.packs)
-        rows = max(2, min(self.sizes.rows, 2 * self.large))
-        prompt = max(2, width - self.sizes.answer)
+        seen, rows = self.size(self.large), self._side_by_side()
+        prompt = max(self.prompts(rows))
         own = sum(p.numel() * p.element_size() for p in self.studio.bank.parameters(NAME))
         rank, targets = self.settings.rank, self.settings.targets  # type: ignore[attr-defined]
         said = {

@@ -76,6 +76,8 @@ class Effort(NamedTuple):
     """Forward passes alone."""
     score_tokens: float = 0
     score_answers: float = 0
+    drawings: float = 0
+    """Times that drawing begins: a small base is unpacked for it."""
     steps: float = 0
     """Tokens drawn one after the other."""
     drawn: float = 0
@@ -151,7 +153,7 @@ def work_of(
 ) -> Work:
     """Cut a whole run into passes; `batch_of` chooses the examples of a step as the stage does."""
     assert isinstance(settings, OptimSettings)
-    cutting = Cutting(batch_of or _some, settings.micro_batch_tokens, padded)
+    cutting = Cutting(settings.micro_batch_tokens, padded, batch_of or _some)
     if isinstance(settings, PPOSettings):
         return _ppo(settings, data, roles, cutting)
     assert isinstance(settings, SFTSettings | RewardSettings)
@@ -166,16 +168,22 @@ def _some(step: int, batch_size: int, length: int, seed: int) -> list[int]:
 class Cutting(NamedTuple):
     """How rows become steps and passes."""
 
-    batch_of: BatchOf
     budget: int
     """Tokens of a pass."""
     padded: bool = False
     """Whether rows of a pass are padded to the longest."""
+    batch_of: BatchOf = _some
 
-    def passes(self, rows: Sequence[Length], *, logits: bool) -> list[Pass]:
-        """Cut rows into micro-batches as the stages do."""
+    def passes(self, rows: Sequence[Length], *, logits: bool, each: int = 1) -> list[Pass]:
+        """Cut rows into micro-batches as the stages do; `each` in turn answer the same prompt."""
         groups = micro_batches([row.total for row in rows], self.budget, padded=self.padded)
-        return [self._pass([rows[i] for i in group], logits=logits) for group in groups]
+        found = []
+        for group in groups:
+            answers: dict[int, list[Length]] = {}
+            for i in group:
+                answers.setdefault(i // each, []).append(rows[i])
+            found.append(self.one_pass([tuple(some) for some in answers.values()], logits=logits))
+        return found
 
     def pair_passes(self, pairs: Sequence[Example]) -> list[Pass]:
         """Cut pairs into micro-batches: both answers of a pair share one, and their prompt where it is as long."""
@@ -183,19 +191,32 @@ class Cutting(NamedTuple):
         for chosen, rejected in pairs:
             shared = chosen.prompt if chosen.prompt == rejected.prompt else 0
             sizes.append(pair_tokens((chosen.total, rejected.total), shared, padded=self.padded))
-        found = []
-        for group in micro_batches(sizes, self.budget, padded=self.padded):
-            seen = self._pass([row for i in group for row in pairs[i]], logits=False)
-            found.append(seen if self.padded else seen._replace(packed=sum(sizes[i] for i in group)))
-        return found
+        groups = micro_batches(sizes, self.budget, padded=self.padded)
+        return [self.one_pass([pairs[i] for i in group], logits=False) for group in groups]
 
-    def _pass(self, rows: Sequence[Length], *, logits: bool) -> Pass:
+    def one_pass(self, examples: Sequence[Example], *, logits: bool) -> Pass:
+        """Put the rows of examples into one pass; those of an example share their prompt where it is as long."""
+        rows = [row for example in examples for row in example]
         lengths = [row.total for row in rows]
         answers = sum(row.answer for row in rows) if logits else 0
         if self.padded:
             return Pass(len(rows), max(lengths), answers)
+        prompts = [{row.prompt for row in example} for example in examples]
+        again = sum((len(e) - 1) * e[0].prompt for e, own in zip(examples, prompts, strict=True) if len(own) == 1)
         alike = tuple((len(group), lengths[group[0]]) for group in like_lengths(lengths))
-        return Pass(len(rows), max(lengths), answers, sum(lengths), alike)
+        return Pass(len(rows), max(lengths), answers, sum(lengths) - again, alike)
+
+
+def sample_of(settings: Settings, data: Data, batch_of: BatchOf | None = None) -> list[Example]:
+    """Choose the examples of a first step, prompts with answers as long as those seen so far."""
+    assert isinstance(settings, OptimSettings)
+    each = settings.answers_per_prompt if isinstance(settings, PPOSettings) else 1
+    size = min(settings.batch_size // each, len(data.train))
+    chosen = [data.train[i] for i in (batch_of or _some)(0, size, len(data.train), settings.seed)]
+    if not isinstance(settings, PPOSettings):
+        return chosen
+    rng = random.Random(settings.seed)
+    return [tuple(answered(row, _lived(data, settings, rng)) for _ in range(each)) for (row,) in chosen]
 
 
 def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
@@ -266,22 +287,22 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
         asked = [prompts[i % len(prompts)] for i in order for _ in range(s.answers_per_prompt)]
         rows = [answered(row, s.max_new_tokens) for row in asked]
         drawings += _drawings(rows, s)
-        full = cut.passes(rows, logits=True)
+        full = cut.passes(rows, logits=True, each=s.answers_per_prompt)
         scored += full
-        part = cut.passes(rows[: len(rows) // s.mini_batches], logits=True)
+        part = cut.passes(rows[: len(rows) // s.mini_batches], logits=True, each=s.answers_per_prompt)
         several = several or len(part) > 1
         longest += [(p, 0) for p in part]
         if s.critic == "adapter":
             longest += [(p._replace(answers=0), len(roles.trained) - 1) for p in part]
         lived = [answered(row, _lived(data, s, rng)) for row in asked]
         draw = draw.plus(_draw_effort(lived, s))
-        score = score.plus(_score_effort(lived, s, cut))
+        score = score.plus(_score_effort(lived, s, cut, each=s.answers_per_prompt))
         learn = learn.plus(_learn_effort(lived, s, cut, warming=step < s.value_only_steps))
     times = s.steps / sampled
     if times > 1:  # warm-up comes once
         learn = _beyond_warmup(learn, [answered(row, _lived(data, s, rng)) for row in prompts], s, cut, sampled)
     judged = [answered(row, _lived(data, s, rng)) for row in held]
-    evaluation = _draw_effort(judged, s).plus(_score_effort(judged, s, cut))
+    evaluation = _draw_effort(judged, s).plus(_score_effort(judged, s, cut, each=1))
     drawings += _drawings([answered(row, s.max_new_tokens) for row in held], s)
     demand = Demand(
         trained=roles.trained,
@@ -335,12 +356,12 @@ def _draw_effort(rows: Sequence[Length], s: PPOSettings) -> Effort:
     # Its first token comes from the pass that reads the prompt.
     reads = [Pass(len(chunk), max(row.prompt for row in chunk), 0) for chunk in chunks]
     steps = sum(max(row.answer for row in chunk) - 1 for chunk in chunks)
-    return scoring(reads).plus(Effort(steps=steps, drawn=sum(row.answer - 1 for row in rows)))
+    return scoring(reads).plus(Effort(drawings=1, steps=steps, drawn=sum(row.answer - 1 for row in rows)))
 
 
-def _score_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting) -> Effort:
+def _score_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, each: int) -> Effort:
     """Policy and reference with logits, the reward with its head, and the critic where it has a pass of its own."""
-    full = cut.passes(rows, logits=True)
+    full = cut.passes(rows, logits=True, each=each)
     heads = scoring([p._replace(answers=0) for p in full])
     return scoring(full).repeated(2).plus(heads.repeated(2 if s.critic == "adapter" else 1))
 
@@ -349,7 +370,7 @@ def _learn_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, warmi
     size = len(rows) // s.mini_batches
     effort = Effort()
     for start in range(0, len(rows), size):
-        part = cut.passes(rows[start : start + size], logits=True)
+        part = cut.passes(rows[start : start + size], logits=True, each=s.answers_per_prompt)
         if s.critic == "adapter":
             effort = effort.plus(learning([p._replace(answers=0) for p in part])).plus(Effort(updates=1))
         if not warming:
