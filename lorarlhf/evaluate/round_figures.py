@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lorarlhf.algo.intervals import wilson_interval
-from lorarlhf.evaluate.drift import as_json, drift_of
+from lorarlhf.evaluate.as_json import as_json
+from lorarlhf.evaluate.drift import drift_of
 from lorarlhf.evaluate.duels import PEOPLE, Result, result_of
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.lineage import BlindVotes, best_by_votes
