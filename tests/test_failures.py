@@ -120,3 +120,19 @@ def test_a_choice_made_elsewhere_takes_effect_at_the_next_look(place):
     assert told["chosen"]["source"] == "failures"
     assert load_preferences(store).source == rating.source == "failures"
     desk.store.close()
+
+
+def test_a_vote_counts_that_was_cast_before_the_page_knew_of_a_choice_made_elsewhere(place):
+    where, store, policy, reward = place
+    desk = FakeDesk(where.path)
+    desk.saved = [reward, policy]
+    rating = RatingDesk(desk)
+    sheet = wait_for(lambda: (v := rating.ask({"do": "look"})).get("sheet") and v["sheet"]["whole"] and v["sheet"])
+    before = len(store.comparisons())
+    save_preferences(store, Preferences(source="failures", first="base"))
+    told = rating.ask({"do": "vote", "sheet": sheet["id"], "verdict": "a1"})
+    assert "wrong" not in told
+    assert [row.value.prompt[0]["content"] for row in store.comparisons()[before:]] == [sheet["prompt"][0]["content"]]
+    rating.ask({"do": "look"})
+    assert rating.chosen == Preferences(source="failures", first="base")
+    desk.store.close()

@@ -15,7 +15,7 @@ from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.starter import judge
 from lorarlhf.ui.judge.looked import LOOKED
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, open_tab, ready
+from tests.browser import PATIENCE, App, open_section, open_tab, ready
 from tests.test_ui_app import offences
 
 SLOW = PATIENCE * 1000
@@ -50,8 +50,12 @@ def looked(app: App) -> list[str]:
 def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_start(app):
     with app.page(high=1000) as page:
         ready(page)
+        open_section(page, "Rounds")
         open_tab(page, "Train")
         expect(page.locator("#next-text")).to_contain_text("reward-1 is trained: look how good it is")
+        page.click("#next-do")
+        expect(page.locator("#reward-health")).to_be_visible()  # also where another section was open
+        open_tab(page, "Train")
         page.locator("#stages").get_by_role("tab", name="PPO", exact=True).click()
         page.click("#start-ppo")
         expect(page.locator("#look-first-text")).to_contain_text("not looked yet how good reward-1 is", timeout=SLOW)

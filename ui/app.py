@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk, Notice
+from lorarlhf.ui.live import QUIET
 from lorarlhf.ui.tabs import compare, data, judge, models, rate, train
 
 ASSETS = Path(__file__).parent / "assets"
@@ -74,9 +75,7 @@ def build(desk: Desk) -> gr.Blocks:
             there,
             tabs,
             js="() => location.hash.slice(1)",
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
+            **QUIET,
         )
     return page
 
@@ -113,10 +112,9 @@ def _header(desk: Desk) -> None:
             gr.update(visible=bool(notice and notice.run)),
         ]
 
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    gr.Timer(1.0).tick(look, seen, outputs, **quiet)
-    cancel.click(lambda: desk.cancel_loading(), **quiet)
-    revive.click(lambda: desk.revive(), **quiet)
+    gr.Timer(1.0).tick(look, seen, outputs, **QUIET)
+    cancel.click(lambda: desk.cancel_loading(), **QUIET)
+    revive.click(lambda: desk.revive(), **QUIET)
 
     def forget(*, go_on: bool) -> None:
         # Another page may have dismissed it a moment ago.
@@ -124,8 +122,8 @@ def _header(desk: Desk) -> None:
         if notice and go_on:
             desk.try_resume(notice.run)
 
-    dismiss.click(lambda: forget(go_on=False), **quiet).then(look, seen, outputs, **quiet)
-    resume.click(lambda: forget(go_on=True), **quiet).then(look, seen, outputs, **quiet)
+    dismiss.click(lambda: forget(go_on=False), **QUIET).then(look, seen, outputs, **QUIET)
+    resume.click(lambda: forget(go_on=True), **QUIET).then(look, seen, outputs, **QUIET)
 
 
 def status_html(desk: Desk) -> str:

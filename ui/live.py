@@ -38,6 +38,11 @@ def asset(name: str) -> str:
     return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
 
 
+def leads(where: str) -> str:
+    """Write the script of a button that leads to a tab; `where` is JavaScript for an object of `go` and `section`."""
+    return f"() => {{ {asset('lead.js')} lead({where}); }}"
+
+
 def live(draw: Callable[[], str], looks: str, **options: Any) -> gr.HTML:
     """Make a panel that draws itself anew, while somebody can see it, whenever it would look different.
 
@@ -53,7 +58,7 @@ def live(draw: Callable[[], str], looks: str, **options: Any) -> gr.HTML:
 
     return gr.HTML(
         draw,
-        js_on_load=asset("live.js"),
+        js_on_load=asset("lead.js") + asset("live.js"),
         server_functions=[look],
         elem_classes=looks,
         apply_default_css=False,
@@ -64,7 +69,8 @@ def live(draw: Callable[[], str], looks: str, **options: Any) -> gr.HTML:
 
 def listing(looks: str, **options: Any) -> gr.HTML:
     """Make a panel of things to choose from, as `live` does, that only events change."""
-    return gr.HTML(elem_classes=looks, js_on_load=asset("live.js"), apply_default_css=False, chosen="", **options)
+    script = asset("lead.js") + asset("live.js")
+    return gr.HTML(elem_classes=looks, js_on_load=script, apply_default_css=False, chosen="", **options)
 
 
 def plain(looks: str, **options: Any) -> gr.HTML:

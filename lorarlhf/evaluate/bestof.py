@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorarlhf.evaluate.drift import as_json
+from lorarlhf.evaluate.as_json import as_json
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.paired import Estimate, difference, ratio
 from lorarlhf.library import SavedAdapter

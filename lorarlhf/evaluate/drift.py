@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
 from lorarlhf.algo.intervals import wilson_interval
+from lorarlhf.evaluate.as_json import as_json
 from lorarlhf.evaluate.paired import Estimate, difference, mean_of, ratio
 from lorarlhf.evaluate.repetition import distinct_of_equal_length
 from lorarlhf.evaluate.statistics import Share, binomial_test
@@ -268,17 +269,7 @@ def _to_read(before: Sequence[Answer], after: Sequence[Answer]) -> tuple[tuple[A
 # -- as JSON ----------------------------------------------------------------------------------------------------
 
 
-def as_json(value: Any) -> Any:
-    """Write figures as JSON: shares with their value, answers with their number of tokens, no number as null."""
-    if isinstance(value, Share):
-        return {**asdict(value), "value": value.value}
-    if isinstance(value, Remark):
-        return value._asdict()
-    if isinstance(value, Answer):
-        shown = {**vars(value), "tokens": len(value.tokens)}
-        return {name: as_json(own) for name, own in shown.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: as_json(own) for name, own in vars(value).items()}
-    if isinstance(value, (list, tuple)):
-        return [as_json(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+@as_json.register
+def _(answer: Answer) -> dict[str, Any]:
+    """Tell the number of its tokens, and not which."""
+    return {name: as_json(value) for name, value in {**vars(answer), "tokens": len(answer.tokens)}.items()}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from lorarlhf.evaluate.as_json import as_json
 from lorarlhf.evaluate.statistics import (
     Bin,
     Share,
@@ -131,7 +132,8 @@ class Health:
 
     def as_json(self) -> dict[str, Any]:
         """Give all of it as JSON, shares with their value."""
-        return {"adapter": self.adapter, **{name: _plain(value) for name, value in vars(self).items()}}
+        found: dict[str, Any] = as_json(self)
+        return found
 
 
 def judge_of(saved: SavedAdapter) -> str:
@@ -330,21 +332,8 @@ def _position(twice: Twice, sides: Sequence[bool], first: Sequence[tuple[float, 
 # -- as JSON ----------------------------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Share):
-        return {**_plain(asdict(value)), "value": _plain(value.value)}
-    if isinstance(value, ScoredPair):
-        return _disagreement(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(own) for name, own in vars(value).items()}
-    if isinstance(value, dict):
-        return {name: _plain(own) for name, own in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _disagreement(one: ScoredPair) -> dict[str, Any]:
+@as_json.register
+def _(one: ScoredPair) -> dict[str, Any]:
     return {
         "row": one.row,
         "prompt": [dict(turn) for turn in one.pair.prompt],

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lorarlhf.algo.intervals import wilson_interval
-from lorarlhf.evaluate.drift import as_json, drift_of
+from lorarlhf.evaluate.as_json import as_json
+from lorarlhf.evaluate.drift import drift_of
 from lorarlhf.evaluate.duels import PEOPLE, Result, result_of
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.lineage import BlindVotes, best_by_votes
@@ -58,7 +59,7 @@ class Figures:
     votes: int
     """Of people, skips left out."""
     imported: int
-    """Those of them that came without the adapter being known, as from a file."""
+    """Those of them that came without a word on who wrote the answers, as from a file."""
     reward: str
     heldout: Share
     """How often the reward model was right about the votes of its training that were kept apart."""
@@ -107,11 +108,8 @@ def rounds_of(
     said = [row for row in rows if row.value.origin.source != SCRIPT and _says(row)]
     homes = by_round(said, course, foreign)
     votes = Counter(homes.values())
-    alone = Counter(
-        homes[row.kind, row.id]
-        for row in said
-        if (row.kind, row.id) in homes and not course.known.intersection(row.value.origin.adapter_hashes)
-    )
+    unsigned = [(row.kind, row.id) for row in said if not any(row.value.origin.adapter_hashes)]
+    alone = Counter(homes[row] for row in unsigned if row in homes)
     blind, back = [vote for vote in store.duel_votes() if vote.judge == PEOPLE], store.taken_back()
     led = {one.key for one in course.path()}
     found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import yaml
 from lorarlhf.evaluate.duel_words import card_lines
 from lorarlhf.export.origin import Origin
 from lorarlhf.export.readme_gguf import loading as gguf_loading
+from lorarlhf.export.readme_python import loading as python_loading
 
 if TYPE_CHECKING:
     from lorarlhf.export.exporting import Check
@@ -30,110 +30,6 @@ USES = {
     "base knows and no more, it was not examined for safety, and it may be wrong with confidence.",
 }
 """Stage → what an adapter is for; the empty stage is any other."""
-
-_HEADER = """\
-import torch
-from peft import PeftModel
-from transformers import {model_class}, AutoTokenizer{quantisation_class}
-{starter_import}
-{base_line}
-ADAPTER = {folder}  # this folder
-
-bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-dtype = torch.bfloat16 if bf16 else torch.float32
-model = {model_class}.from_pretrained(
-    BASE,
-    dtype=dtype,
-    device_map="auto",
-{load_arguments})
-"""
-
-_FOUR_BIT = """\
-    quantization_config=BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules={skip},
-    ),
-"""
-
-_EIGHT_BIT = """\
-    quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules={skip}),
-"""
-
-_UNPACKED = """\
-for module in model.modules():
-    # On a CPU with AVX512-BF16, bitsandbytes would else round the base's scales at the first forward pass.
-    if hasattr(module, "support_avx512bf16_for_cpu"):
-        module.support_avx512bf16_for_cpu = False
-"""
-
-_MERGED = """\
-import torch
-from transformers import {model_class}, AutoTokenizer
-
-ADAPTER = {folder}  # this folder, adapter and base in one
-model = {model_class}.from_pretrained(ADAPTER, dtype="auto", device_map="auto").eval()
-"""
-
-_HUNG = """\
-model = PeftModel.from_pretrained(model, ADAPTER).eval()
-"""
-
-_POLICY = """\
-tokenizer = AutoTokenizer.from_pretrained({tokenizer})
-
-
-def answer(messages):
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
-    drawn = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens={max_new_tokens},
-        do_sample=True,  # as it was trained: the base's own top_k and the like stay out
-        temperature={temperature},
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        eos_token_id={end},
-        pad_token_id={end},
-    )
-    return tokenizer.decode(drawn[0, ids.shape[1] :], skip_special_tokens=True).strip()
-
-
-print(answer([{{"role": "user", "content": "Hello!"}}]))
-"""
-
-_HUNG_SCORE = """\
-# transformers calls score.weight newly initialised: the adapter brings it, in fp32 whatever the base computes in.
-model.score.float().register_forward_pre_hook(lambda layer, inputs: (inputs[0].float(),))
-model = PeftModel.from_pretrained(model, ADAPTER).eval()
-"""
-
-_REWARD = """\
-model.config.get_text_config().pad_token_id = None  # read the score at the last token, one row at a time
-tokenizer = AutoTokenizer.from_pretrained({tokenizer})
-END = {end}
-SCORE_OFFSET = {offset!r}  # the head's bias; transformers' heads have none
-
-
-@torch.no_grad()
-def score(messages):
-    \"\"\"Score the last message, the assistant's.\"\"\"
-    text = tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False)
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    if END in ids:  # the template may write more behind the end of the answer
-        ids = ids[: len(ids) - ids[::-1].index(END)]
-    logits = model(input_ids=torch.tensor([ids], device=model.device)).logits
-    return logits.item() + SCORE_OFFSET
-
-
-print(score([{{"role": "user", "content": "Hello!"}}, {{"role": "assistant", "content": "How can I help?"}}]))
-"""
 
 _BATCHES = """\
 transformers reads the score at the last token that is not `config.pad_token_id`. The lines above leave that unset, so
@@ -193,7 +89,7 @@ def _loading(export: Export) -> list[str]:
         return ["## Load it\n", gguf_loading(export.origin, export.name)]
     packages = "torch transformers accelerate" + (" peft bitsandbytes" if export.form == "peft" else "")
     where = _where(export.origin) if export.form == "peft" else ", from the folder that holds this one"
-    return ["## Load it\n", f"With `pip install {packages}`{where}:\n", f"```python\n{snippet(export)}```\n"]
+    return ["## Load it\n", f"With `pip install {packages}`{where}:\n", f"```python\n{python_loading(export)}```\n"]
 
 
 def _checks(export: Export) -> str:
@@ -216,64 +112,10 @@ def _told(check: Check) -> str:
     return f"; KL {found.kl:.2g} nats a token, the same likeliest token {found.top1:.1%} of the time"
 
 
-def snippet(export: Export) -> str:
-    """Write the lines that load the export with plain transformers, and peft where it is an adapter."""
-    origin, reward = export.origin, export.offset is not None
-    settings = export.card.get("settings", {})
-    kind = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
-    if export.form == "merged":
-        header = _MERGED.format(model_class=kind, folder=json.dumps(export.folder))
-    else:
-        header = _adapter_header(export, kind) + (_HUNG_SCORE if reward else _HUNG)
-    return header + (_REWARD if reward else _POLICY).format(
-        tokenizer="ADAPTER" if origin.tokenizer else _base_tokenizer(origin),
-        end=f"{origin.end[0]}" if origin.end else "tokenizer.eos_token_id",
-        offset=export.offset,
-        max_new_tokens=settings.get("max_new_tokens", 256),
-        temperature=settings.get("temperature", 1.0),
-    )
-
-
-def _adapter_header(export: Export, kind: str) -> str:
-    """Write the lines that load the base as it was when the adapter was trained."""
-    origin, reward = export.origin, export.offset is not None
-    skip = [*export.kept_16bit, *(["score"] if reward else [])]
-    arguments = f'    revision="{origin.revision}",\n' if origin.on_hub else ""
-    arguments += "    num_labels=1,\n" if reward else ""
-    own = origin.bits < 16 and not origin.quantised_already
-    if own:
-        arguments += (_FOUR_BIT if origin.bits == 4 else _EIGHT_BIT).format(skip=_quoted(skip))
-    header = _HEADER.format(
-        model_class=kind,
-        quantisation_class=", BitsAndBytesConfig" if own else "",
-        starter_import="from lorarlhf.starter import MODEL_DIR\n" if origin.name == "starter" else "",
-        base_line=_base_line(origin),
-        folder=json.dumps(export.folder),
-        load_arguments=arguments,
-    )
-    return header + (_UNPACKED if origin.bits == 4 else "")
-
-
-def _base_line(origin: Origin) -> str:
-    if origin.name == "starter":
-        return "BASE = str(MODEL_DIR)  # the base that comes with lorarlhf; a plain folder of weights and tokenizer"
-    if origin.on_hub:
-        return f"BASE = {json.dumps(origin.name)}"
-    return f"BASE = {json.dumps(origin.name)}  # the folder of the base model"
-
-
-def _base_tokenizer(origin: Origin) -> str:
-    return f'BASE, revision="{origin.revision}"' if origin.on_hub else "BASE"
-
-
 def _where(origin: Origin) -> str:
     if origin.name == "starter":
         return " and lorarlhf itself, which brings the base, from the folder that holds this one"
     return ", from the folder that holds this one" + ("" if origin.on_hub else " and the base")
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
 
 
 def _front_matter(export: Export, stage: str) -> str:

@@ -1,5 +1,6 @@
 // Keep a panel up to date while it can be seen, and tell which of its rows is chosen.
 // The server escapes whatever it writes; nothing changes on the page unless it changed there.
+// In scope: element, props, server (Gradio's), and lead.js.
 let seen = "";
 const mark = () => element.querySelectorAll("[data-name]").forEach((button) => {
   const chosen = button.dataset.name === props.chosen;
@@ -14,13 +15,6 @@ const look = async () => {
   seen = now.seen;
   props.value = now.html;
   setTimeout(mark);
-};
-// A button may lead to a tab, and to a section of it; a narrow page keeps the last ones in a menu.
-const lead = ({ go, section }) => {
-  const press = (within, words) => document.querySelectorAll(`${within} :is([role=tab], .overflow-dropdown button)`)
-    .forEach((tab) => tab.textContent.trim() === words && tab.click());
-  press("#tabs", go);
-  press(`#${(go || "").toLowerCase()}-sections`, section);
 };
 // A look that fails, because the app is just ending, is simply repeated.
 const timer = server.look && setInterval(() => look().catch(() => {}), 1000);

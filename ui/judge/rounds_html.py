@@ -8,6 +8,7 @@ from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.evaluate.round_figures import Figures, Rounds
 from lorarlhf.evaluate.round_words import HEADS, UNKNOWN, best, cells, drift_words, remarks, unscored, where
 from lorarlhf.ui.judge.at_work import AtWork, progress_html
+from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.judge.rounds_svg import accuracy_svg, drift_svg, wins_svg
 from lorarlhf.ui.judge.rounds_view import DUEL
 from lorarlhf.ui.train.advice import ROLES, Step
@@ -44,7 +45,7 @@ def rounds_html(found: Rounds, step: Step, now: AtWork) -> str:
 
 def _step(step: Step) -> str:
     tab = "Train" if step.do in (*ROLES, "resume") else "Judge" if step.do == DUEL else step.do
-    section = DUEL if step.do == DUEL else "Reward, drift" if tab == "Judge" else ""
+    section = DUEL if step.do == DUEL else LOOK
     label = "Go to Train" if tab == "Train" else step.label
     button = (
         f"<button type='button' class='go' data-name='{STEP}' data-go='{escape(tab, quote=True)}' "

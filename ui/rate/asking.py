@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from lorarlhf.errors import DataError, LoraRlhfError
@@ -20,11 +19,10 @@ class Asked(Protocol):
         """Describe what lies in front of the person."""
 
 
-def reply_to(payload: Payload, asked: Asked, first: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Do `first`, then what a page asks for, and reply with what it shows next; a refusal is said in one line."""
+def reply_to(payload: Payload, asked: Asked) -> dict[str, Any]:
+    """Do what a page asks for, and reply with what it shows next; a refusal is said in one line."""
     try:
         with asked.tray.lock:
-            first()
             action = getattr(asked, f"do_{payload.get('do')}", None)
             if action is None:
                 raise DataError(f"the page asks for {payload.get('do')!r}, which this app does not know; reload it")

@@ -71,14 +71,16 @@ class RatingDesk:
     def ask(self, payload: Payload) -> dict[str, Any]:
         """Do what a page asks for and reply with what it shows next; a refusal is said in one line."""
         self.tray.watch()
-        return reply_to(payload, self, self._follow)
+        return reply_to(payload, self)
 
     def do_open(self, payload: Payload) -> dict[str, Any]:
         """Tell a page everything."""
+        self._follow()
         return {**self.tally(), **self.choices(), **self.view()}
 
     def do_look(self, payload: Payload) -> dict[str, Any]:
         """Tell a page what changed since it looked last."""
+        self._follow()
         view = self.view()
         if view["stamp"] == payload.get("stamp"):
             return {"stamp": view["stamp"]}
@@ -151,6 +153,7 @@ class RatingDesk:
         values = payload.get("values")
         if not isinstance(values, dict):
             raise DataError("nothing was chosen")
+        self._follow()
         chosen = Preferences.parse({**self.chosen.model_dump(), **values}, "rating")
         save_preferences(self._desk.store, chosen)
         return {**self._told(self._take_over(chosen)), **self.choices()}
@@ -227,7 +230,10 @@ class RatingDesk:
     # -- how it is done ---------------------------------------------------------------------------------------
 
     def _follow(self) -> None:
-        """Go by what was chosen elsewhere: under Rounds, or in another window."""
+        """Go by what was chosen elsewhere: under Rounds, or in another window.
+
+        Not before a vote: that is about the answers the person has in front of them, whatever was chosen since.
+        """
         if (now := load_preferences(self._desk.store)) != self.chosen:
             self._take_over(now)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.judge.rounds_view import DUEL
 from lorarlhf.ui.tabs import judge_drift, judge_duel, judge_reward, judge_rounds
 
@@ -12,7 +13,7 @@ from lorarlhf.ui.tabs import judge_drift, judge_duel, judge_reward, judge_rounds
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
     with gr.Tabs(elem_id="judge-sections"):
-        with gr.Tab("Reward, drift"):
+        with gr.Tab(LOOK):
             judge_reward.build(desk, tab)
             judge_drift.build(desk, tab)
         with gr.Tab(DUEL):

@@ -19,7 +19,7 @@ from lorarlhf.library import SavedAdapter, free_name
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward
-from lorarlhf.ui.live import asset, plain
+from lorarlhf.ui.live import QUIET, UNSEEN, asset, leads, plain
 from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import ROLES, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.train.charts import as_json, overlaid
@@ -42,12 +42,7 @@ PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens")
 COST_FIELDS = (*PLAN_FIELDS, "rank", "micro_batch_tokens", "max_length", "gradient_checkpointing", "rollout_rows")
 """Settings that decide what memory and time a run takes."""
 START_LABELS = {"sft": "Train SFT", "reward": "Train a reward model", "ppo": "Train with PPO"}
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-GO_THERE = """() => {
-  const name = document.querySelector('#next-step [data-go]')?.dataset.go;
-  const tabs = name ? document.querySelectorAll('#tabs [role=tab]') : [];
-  [...tabs].find(tab => tab.textContent.trim() === name)?.click();
-}"""
+GO_THERE = leads("document.querySelector('#next-step [data-go]').dataset")
 """Where the next step is on another tab, its button leads there."""
 
 Updates = dict[Any, Any]
@@ -140,9 +135,7 @@ class Page:
         look: dict[str, Any] = {"inputs": asked, "outputs": self._outputs(), **QUIET}
         gr.on([self.fast.tick, self.slow.tick], self.look, **look)
         gr.on([tab.select, *(field.change for field in self.planning)], self.look, trigger_mode="always_last", **look)
-        act: dict[str, Any] = {"outputs": {*self.problems, self.chosen, *self.look_first.outputs}}
-        act["show_progress"] = "hidden"
-        act["api_visibility"] = "private"
+        act: dict[str, Any] = {"outputs": {*self.problems, self.chosen, *self.look_first.outputs}, **UNSEEN}
         for stage, part in self.stages.items():
             filled = {part.form.name, *part.form.fields.values(), self.chosen}
             part.start.click(self._starter(stage, part.problem), filled, **act).then(self.look, **look)

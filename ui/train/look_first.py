@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from lorarlhf.ui.judge.looked import LOOK
+from lorarlhf.ui.live import leads
+
 Updates = dict[Any, Any]
-GO_TO_JUDGE = """() => { [...document.querySelectorAll('#tabs [role=tab]')]
-  .find(tab => tab.textContent.trim() === 'Judge')?.click();
-  document.querySelector('#judge-sections [role=tab]')?.click(); }"""
 SCROLL = "() => document.getElementById('look-first')?.scrollIntoView({ block: 'nearest' })"
 
 
@@ -43,5 +43,5 @@ class LookFirst:
 
     def wire(self, skipped: Callable[..., Updates], inputs: set[Any], **events: Any) -> Any:
         """Connect the buttons; returns what happens after the one that skips."""
-        self.look.click(None, js=GO_TO_JUDGE, api_visibility="private")
+        self.look.click(None, js=leads(f"{{ go: 'Judge', section: '{LOOK}' }}"), api_visibility="private")
         return self.skip.click(skipped, {*inputs, self.asked}, **events)

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorarlhf.reading import duration, number, remarks
 from lorarlhf.store import RunRow
+from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.train.comparing import settings_rows, summary
 from lorarlhf.ui.train.progress import (
     STAGE_NAMES,
@@ -196,8 +197,9 @@ def bell_html(runs: Sequence[RunRow]) -> str:
 
 
 def step_html(text: str, why: str, go: str = "") -> str:
-    """Write the next step; `go` is the tab its button leads to."""
-    return f"<div data-go='{escape(go)}'><p class='lead'>{escape(text)}</p><p class='why'>{escape(why)}</p></div>"
+    """Write the next step; `go` is the tab its button leads to: in Judge, to where reward models are looked at."""
+    leads = f"data-go='{escape(go)}' data-section='{LOOK}'"
+    return f"<div {leads}><p class='lead'>{escape(text)}</p><p class='why'>{escape(why)}</p></div>"
 
 
 def problem_html(text: str) -> str:
