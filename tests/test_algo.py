@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_token_scores_and_their_gradients_equal_those_of_full_logits(problem, mo
 def test_no_tensor_of_logits_is_larger_than_a_chunk(problem, monkeypatch, gradient):
     chunks_of(monkeypatch, 4 * V_ + 3)
     hidden, weight, targets = problem
-    sizes, alive, columns = [], [], weight.T.contiguous()
+    sizes, asked, columns, earlier = [], [], weight.T.contiguous(), []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -83,8 +84,11 @@ def test_no_tensor_of_logits_is_larger_than_a_chunk(problem, monkeypatch, gradie
             return result
 
     def logits_of(h):
-        alive.append(h.shape[0])
-        return h @ columns
+        assert not any(logits() is not None for logits in earlier)  # one chunk is gone before the next one comes
+        asked.append(h.shape[0])
+        logits = h @ columns
+        earlier.append(weakref.ref(logits))
+        return logits
 
     ours = hidden.clone().requires_grad_(gradient)
     with Watch(), torch.set_grad_enabled(gradient):
@@ -92,7 +96,7 @@ def test_no_tensor_of_logits_is_larger_than_a_chunk(problem, monkeypatch, gradie
         if gradient:
             found.logprobs_T.sum().backward()
     assert max(sizes) == 4 * V_
-    assert alive == [4, 4, 4, 4, 4, 3]  # once, with gradients too
+    assert asked == [4, 4, 4, 4, 4, 3]  # once, with gradients too
 
 
 def test_a_token_is_scored_with_at_least_some_neighbours_whatever_the_vocabulary():

@@ -79,6 +79,7 @@ class _TokenScores(torch.autograd.Function):
                 slopes[1][part] = chunk.entropy_slope(entropy_T[part])
             if wanted:
                 slopes[0][part] = chunk.logprob_slope(targets_T[part])
+            del chunk  # or its logits live on until those of the next one are made
         ctx.save_for_backward(*slopes)
         if not learn_entropy:
             ctx.mark_non_differentiable(entropy_T)

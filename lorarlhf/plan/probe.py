@@ -27,7 +27,7 @@ from lorarlhf.plan.planning import Probed
 from lorarlhf.plan.shapes import shape_of
 from lorarlhf.plan.work import Cutting, Effort, Example, Length
 from lorarlhf.sampling import complete
-from lorarlhf.settings import OptimSettings, PPOSettings, SamplingSettings, Settings
+from lorarlhf.settings import OptimSettings, PPOSettings, RewardSettings, SamplingSettings, Settings
 from lorarlhf.train.checkpoint import Checkpoint, save_checkpoint
 from lorarlhf.train.common import Studio
 from lorarlhf.train.optim import Group, Optimizer
@@ -212,7 +212,7 @@ class _Probe:
         while self.size(self.small).tokens < SMALL and self.small < most // 2:
             self.small += 1
         self.large = 2 * self.small
-        while self.large < most and self._once(lambda: self.learn(self.large, logits=True)) < SECONDS / 2:
+        while self.large < most and self._once(lambda: self.learn(self.large, logits=True)) < SECONDS:
             self.large = min(most, 2 * self.large)
 
     def _lines(self, work: Callable[..., None]) -> tuple[float, float, float]:
@@ -270,7 +270,8 @@ class _Probe:
 
     def _memory(self) -> tuple[Correction, float | None, dict]:
         """Compare the larger size with the formula."""
-        seen, rows = self.size(self.large), self._side_by_side()
+        logits = not isinstance(self.settings, RewardSettings)
+        seen, rows = self.cutting.one_pass(self.some(self.large), logits=logits), self._side_by_side()
         prompt = max(self.prompts(rows))
         own = sum(p.numel() * p.element_size() for p in self.studio.bank.parameters(NAME))
         rank, targets = self.settings.rank, self.settings.targets  # type: ignore[attr-defined]
@@ -280,8 +281,8 @@ class _Probe:
             "draw": draw_bytes(self.load, Drawing(rows, prompt, DECODED, getattr(self.settings, "top_p", 1.0))),
         }
         work: dict[str, Callable[[], None]] = {
-            "learn": lambda: self.learn(self.large, logits=True),
-            "score": lambda: self.score(self.large, logits=True),
+            "learn": lambda: self.learn(self.large, logits=logits),
+            "score": lambda: self.score(self.large, logits=logits),
             "draw": lambda: self.draw(rows, DECODED),
         }
         if not isinstance(self.settings, PPOSettings):
