@@ -156,11 +156,14 @@ def packs(model: PreTrainedModel, backbone: nn.Module) -> bool:
     window = getattr(config, "sliding_window", None)
     if kinds and "sliding_attention" not in kinds:
         window = None
-    rows = [[3, 1, 2, 4, 1], [2, 0, 1]]
+    # Groups of one row and of two of other lengths; the last row begins with three tokens of the first.
+    rows = [[3, 1, 2, 4, 1], [2, 0, 1], [3, 1, 2, 0]]
     alone = [backbone(input_ids=torch.tensor([row], device=model.device), use_cache=False)[0][0] for row in rows]
+    alone[2] = alone[2][3:]
     try:
-        places = PackedRows.of([len(row) for row in rows], model.device)
-        together_TH = packed_states(backbone, torch.tensor([*rows[0], *rows[1]], device=model.device), places)
+        places = PackedRows.of([len(row) for row in rows], model.device, ((0, 0), (1, 0), (0, 3)))
+        ids = torch.tensor([*rows[0], *rows[1], *rows[2][3:]], device=model.device)
+        together_TH = packed_states(backbone, ids, places)
     except (TypeError, RuntimeError, ValueError, IndexError, AttributeError):
         return False  # an architecture that does not hand arguments on to its attention
     if window and window not in places.windows:

@@ -389,6 +389,19 @@ def test_a_model_that_does_not_hand_the_pack_on_is_padded(folders, monkeypatch):
     assert not attention.packs(base.model, base.backbone)
 
 
+def test_a_model_that_loses_what_rows_share_is_padded(folders, monkeypatch):
+    base = load_base(LoadSettings(base=folders("llama"), compute="fp32", device="cpu"))
+    of = attention.PackedRows.of
+
+    def loses(*arguments):
+        places = of(*arguments)
+        places.alike.token_S[places.alike.again_A] = 0
+        return places
+
+    monkeypatch.setattr(attention.PackedRows, "of", loses)
+    assert not attention.packs(base.model, base.backbone)
+
+
 def test_places_in_a_pack_by_hand():
     packed = attention.PackedRows.of([3, 1, 2], torch.device("cpu"))
     assert packed.position_T.tolist() == [0, 1, 2, 0, 0, 1]

@@ -34,7 +34,7 @@ from lorarlhf.plan.work import Cutting, Data, Length, Roles, sample_of, work_of
 from lorarlhf.sampling import complete
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.train.common import Studio
-from lorarlhf.train.loop import batch_at
+from lorarlhf.train.loop import walk_at
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.train.team import Team
 from tests import tiny
@@ -258,7 +258,7 @@ def test_an_unknown_architecture_is_taken_for_a_llama_and_says_so() -> None:
 def test_work_is_cut_as_the_stage_cuts_it() -> None:
     lengths = [Length(10 + i % 7, 5 + i % 3) for i in range(20)]
     settings = SFTSettings(batch_size=8, epochs=2, micro_batch_tokens=64, heldout_share=0.0, checkpoint_every=2)
-    work = work_of(settings, Data(tuple((row,) for row in lengths)), Roles((4,)), batch_at)
+    work = work_of(settings, Data(tuple((row,) for row in lengths)), Roles((4,)), walk_at)
     # 2 · 20 / 8 = 5 steps; checkpoints after the second and the fourth.
     assert work.steps == 5
     assert work.efforts["write"].writes == 2
@@ -266,7 +266,7 @@ def test_work_is_cut_as_the_stage_cuts_it() -> None:
     last = SFTSettings.parse({**settings.model_dump(), "checkpoint_every": 5})
     assert work_of(last, Data(tuple((row,) for row in lengths)), Roles((4,))).efforts["write"].writes == 0
     cut = Cutting(64)
-    wanted = [p for s in range(5) for p in cut.passes([lengths[i] for i in batch_at(s, 8, 20, 0)], logits=True)]
+    wanted = [p for s in range(5) for p in cut.passes([lengths[i] for i in walk_at(s, 8, 20, 0)], logits=True)]
     assert work.efforts["learn"][:3] == (len(wanted), sum(p.tokens for p in wanted), sum(p.answers for p in wanted))
     assert {p for p, _ in work.demand.learn} == set(wanted)
 

@@ -117,7 +117,11 @@ def test_nothing_is_made_of_a_value(base):
 def test_fewer_prompts_than_a_step_asks_for_come_again(base):
     stage = without_critic(base, batch_size=48)
     rollout = stage.roll_out(0)
-    assert [row.prompt for row in rollout.rows] == [PROMPTS[i % 8] for i in range(12) for _ in range(4)]
+    first, second = ([row.prompt for row in stage.roll_out(i).rows[::4]] for i in (0, 1))
+    assert [row.prompt for row in rollout.rows] == [prompt for prompt in first for _ in range(4)]
+    # Over 24 prompts each of the 8 comes three times, none more often than the others.
+    assert sorted(first[:8]) == sorted(PROMPTS)
+    assert sorted(first + second) == sorted(PROMPTS * 3)
     assert torch.isfinite(torch.tensor(list(stage.step(0).values()))).all()
     forget(stage)
 

@@ -41,7 +41,7 @@ def plan(
     from lorarlhf.forward import context_of
     from lorarlhf.hardware import free_bytes
     from lorarlhf.plan.probe import load_of, probe
-    from lorarlhf.train.loop import batch_at
+    from lorarlhf.train.loop import walk_at
 
     base = engine.base
     load = load_of(base)
@@ -57,7 +57,7 @@ def plan(
         runtime = max(0.0, psutil.Process().memory_info().rss - mine)
     available = free_bytes(base.device) + mine + round(runtime or 0)
     # Where all rows were measured, the stage's own batches can be cut.
-    batch_of = batch_at if data.share == 1 else None
+    batch_of = walk_at if data.share == 1 else None
     return make_plan(
         stage,
         settings,

@@ -20,7 +20,7 @@ ASSUMED_PROMPT, ASSUMED_ANSWER, ASSUMED_ROWS = 256, 256, 500
 """Tokens and rows where there is no data yet."""
 
 BatchOf = Callable[[int, int, int, int], list[int]]
-"""(step, batch size, examples, seed) → the examples of a step."""
+"""(step, batch size, examples, seed) → the examples of a step; they come again where there are fewer."""
 
 
 class Length(NamedTuple):
@@ -161,8 +161,8 @@ def work_of(
 
 
 def _some(step: int, batch_size: int, length: int, seed: int) -> list[int]:
-    size = min(batch_size, length)
-    return random.Random(seed * 1_000_003 + step).sample(range(length), size)
+    times, rest = divmod(batch_size, length)
+    return [*range(length)] * times + random.Random(seed * 1_000_003 + step).sample(range(length), rest)
 
 
 class Cutting(NamedTuple):
@@ -222,10 +222,11 @@ def sample_of(settings: Settings, data: Data, batch_of: BatchOf | None = None) -
 def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     s, pairs = settings, isinstance(settings, RewardSettings)
     steps = steps_of(s.epochs, s.batch_size, max(1, round(data.share * len(data.train))))
+    size = min(s.batch_size, len(data.train))
     sampled = min(steps, SIMULATED)
     per_step = []
     for step in range(sampled):
-        chosen = [data.train[i] for i in cut.batch_of(step, s.batch_size, len(data.train), s.seed)]
+        chosen = [data.train[i] for i in cut.batch_of(step, size, len(data.train), s.seed)]
         rows = [row for example in chosen for row in example]
         per_step.append(cut.pair_passes(chosen) if pairs else cut.passes(rows, logits=True))
     every = [p for found in per_step for p in found]
@@ -283,8 +284,8 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     several = False
     for step in range(sampled):
         size = s.batch_size // s.answers_per_prompt
-        order = cut.batch_of(step, size, len(prompts), s.seed) if size <= len(prompts) else range(size)
-        asked = [prompts[i % len(prompts)] for i in order for _ in range(s.answers_per_prompt)]
+        order = cut.batch_of(step, size, len(prompts), s.seed)
+        asked = [prompts[i] for i in order for _ in range(s.answers_per_prompt)]
         rows = [answered(row, s.max_new_tokens) for row in asked]
         drawings += _drawings(rows, s)
         full = cut.passes(rows, logits=True, each=s.answers_per_prompt)

@@ -402,11 +402,12 @@ def permutation(length: int, seed: int, epoch: int) -> list[int]:
 
 
 def batch_at(index: int, batch_size: int, length: int, seed: int) -> list[int]:
-    """Return the examples of optimizer step `index`: an endless walk through one permutation after another.
+    """Return the examples of optimizer step `index`; a batch is never larger than the data, but one whole pass."""
+    return walk_at(index, min(batch_size, length), length, seed)
 
-    A batch is never larger than the data: then every batch is one whole pass.
-    """
-    size = min(batch_size, length)
+
+def walk_at(index: int, size: int, length: int, seed: int) -> list[int]:
+    """Return stretch `index` of an endless walk through one permutation after another, `size` examples long."""
     walk: list[int] = []
     position = index * size
     while len(walk) < size:

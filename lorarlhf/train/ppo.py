@@ -41,7 +41,7 @@ from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio, prefixed, under
 from lorarlhf.train.critic import AdapterCritic, Critic, HeadCritic
 from lorarlhf.train.health import Health
-from lorarlhf.train.loop import Evaluation, Metrics, StageDone, batch_at
+from lorarlhf.train.loop import Evaluation, Metrics, StageDone, batch_at, walk_at
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.train.rollout import Roles, Rollout, Scorer, roll_out
 
@@ -108,18 +108,16 @@ class PPOStage:
 
     def roll_out(self, index: int) -> Rollout:
         """Draw and judge the answers of one step."""
-        chosen = [self.prompts[i % len(self.prompts)] for i in self._prompt_order(index)]
+        chosen = [self.prompts[i] for i in self._prompt_order(index)]
         return self._roll_out(chosen, self._sampling(1 + index))
 
     def _roll_out(self, prompts: list[list[int]], sampling: SamplingSettings) -> Rollout:
         return roll_out(self.studio, self.roles, self.scorer, self.critic, prompts, sampling, self.budget)
 
     def _prompt_order(self, index: int) -> list[int]:
-        """Choose the prompts of a step; the answers to one of them stand together."""
-        each, count = self.settings.answers_per_prompt, len(self.prompts)
-        size = self.settings.batch_size // each
-        # Where there are fewer, prompts come more than once.
-        chosen = batch_at(index, size, count, self.settings.seed) if size <= count else range(size)
+        """Choose the prompts of a step, each as often as the others; the answers to one of them stand together."""
+        each = self.settings.answers_per_prompt
+        chosen = walk_at(index, self.settings.batch_size // each, len(self.prompts), self.settings.seed)
         return [i for i in chosen for _ in range(each)]
 
     def _sampling(self, stream: int) -> SamplingSettings:
