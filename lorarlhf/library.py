@@ -9,7 +9,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,13 @@ class SavedAdapter:
 
     path: Path
     card: dict[str, Any]
+    shelf: Path | None = None
+    """Where the adapters it was made from stand, if not beside it: a checkpoint's is in the folder of its run."""
+
+    @property
+    def around(self) -> Path:
+        """The folder of the adapters it was made from."""
+        return self.shelf or self.path.parent
 
     @property
     def name(self) -> str:
@@ -161,6 +170,15 @@ def _own(adapters_dir: Path, name: str) -> SavedAdapter:
     if not name or Path(name).name != name:
         raise AdapterError(f"{name!r} is no adapter's name")
     return read_saved(adapters_dir / name)
+
+
+def later_than_others(adapters_dir: Path) -> str:
+    """Tell the time, but never one before the newest adapter's: a clock set back must not make this one look older."""
+    now = datetime.now(timezone.utc)
+    others = [str(adapter.card.get("created", "")) for adapter in list_saved(adapters_dir)]
+    with suppress(ValueError, TypeError):  # a card somebody wrote by hand
+        now = max(now, datetime.fromisoformat(max(others, default="")) + timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds")
 
 
 def free_name(adapters_dir: Path, stage: str, runs: Iterable[str]) -> str:
