@@ -240,6 +240,7 @@ def test_what_cannot_be_kept_leaves_nothing_behind(engine, place):
     for name, new, words in (
         ("ppo-1", "", "is an adapter already"),
         ("ppo-1@4", "sft-1", "sft-1 exists already"),
+        ("ppo-1@4", "the.best", "the-best is free"),
         ("ppo-1@9", "", "no checkpoint ppo-1@9"),
     ):
         with pytest.raises(AdapterError, match=words):

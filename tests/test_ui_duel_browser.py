@@ -166,6 +166,7 @@ def test_a_checkpoint_takes_part_as_adapters_do_and_can_be_kept_as_one(app):
         for name, takes_part in (("sft-1", False), ("ppo-1", True), ("run@40", True)):
             page.set_checked(f".duel .who input[value='{name}']", takes_part)
         page.click(".duel [data-do=begin]")
+        settle(page)
         press(page, better(page))
         expect(page.locator(".duel .last")).to_contain_text("run@40")
         page.get_by_role("button", name="Keep it as an adapter").click()
