@@ -191,6 +191,12 @@ def test_a_vote_changes_what_the_heads_say_and_answers_are_drawn_again_only_wher
     shared = [(known[at], row) for at, row in zip(more["with"]["prompts"], more["after"], strict=True) if at in known]
     assert len(shared) == 19
     assert all(then["tokens"] == now["tokens"] for then, now in shared)
+    # Drawn all at once they are the same as drawn one after the other.
+    engine.store.set_meta(key, {})
+    assert judge_policy(engine, "ppo-well", 20) == {"drawn": 40}
+    whole = engine.store.get_meta(key)
+    for side in ("before", "after"):
+        assert [row["tokens"] for row in whole[side]] == [row["tokens"] for row in more[side]]
     # Another seed draws other answers.
     assert judge_policy(engine, "ppo-well", 20, seed=1) == {"drawn": 40}
     for id in ids:

@@ -155,6 +155,9 @@ def test_it_is_found_by_run_and_by_the_name_of_the_adapter_and_else_one_line_say
 
 
 def test_what_its_run_learned_from_is_new_to_no_checkpoint_of_it(engine, place):
+    # Its parents are found by content among the adapters, whatever they were called when it was written.
+    file = place.runs_dir / "ppo-1" / "ppo-1@4" / "card.json"
+    file.write_text(file.read_text().replace('"name": "sft-1"', '"name": "called otherwise then"'))
     adapter, checkpoint = engine.saved("ppo-1"), engine.saved("ppo-1@4")
     own, its = (trained_on(engine.store, [saved]) for saved in (checkpoint, adapter))
     assert (own.keys, own.caveats) == (its.keys, ())
