@@ -265,7 +265,7 @@ def clock_set_back(folder: Path, base: Path, expected: bytes) -> Outcomes:
 
     with (
         mock.patch("lorarlhf.store.migrations.datetime", Yesterday),
-        mock.patch("lorarlhf.engine.training.datetime", Yesterday),
+        mock.patch("lorarlhf.library.datetime", Yesterday),
         mock.patch("time.time", side_effect=lambda: datetime.now().timestamp() - 86400),
     ):
         late = scene.engine.store.add_comparison(Comparison(user("late"), "a", "b", Outcome.B))

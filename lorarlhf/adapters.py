@@ -118,6 +118,8 @@ class AdapterBank:
     def _add(self, name: str, config: PeftConfig) -> None:
         if name in self.names:
             raise AdapterError(f"adapter {name} is already in memory; choose another name")
+        if "." in name:  # given before such names were refused, or by renaming its folder
+            raise AdapterError(f"adapter {name}: PEFT can hold no name with a dot; rename the adapter, without it")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an older name

@@ -20,17 +20,33 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--import", "source", metavar="FOLDER_OR_HUB_ID", help="Take in a LoRA adapter that peft saved.")
 @click.option("--as", "role", type=click.Choice(["sft", "policy", "reward"]), help="What it is taken in as.")
+@click.option("--keep", metavar="RUN@STEP", help="Make a checkpoint of a run an adapter, as `ppo-1@40`.")
 @click.option("--name", default="", metavar="NAME", help="Its name here. [default: sft-1, ppo-1, reward-1 …]")
 @click.option("--base", default="", metavar="ID_OR_PATH", help="Base it was made on. [default: the workspace's]")
 @common
-def adapters(source: str | None, role: str | None, name: str, base: str, workspace: str | None, as_json: bool) -> None:
-    """List the adapters of the workspace, or take in one made elsewhere.
+def adapters(
+    source: str | None,
+    role: str | None,
+    keep: str | None,
+    name: str,
+    base: str,
+    workspace: str | None,
+    as_json: bool,
+) -> None:
+    """List the adapters of the workspace, take in one made elsewhere, or keep a checkpoint.
+
+    A run has its last two checkpoints, also when it is done; what blind votes said about one goes with it.
 
     A reward model is one for sequence classification with a score head. What cannot be held exactly is refused: DoRA,
     trained biases or whole layers, ranks that differ by layer.
     """
-    if source is None and (role or name or base):
-        raise click.UsageError("--as, --name and --base go with --import")
+    if source is None and (role or base or (name and not keep)):
+        raise click.UsageError("--as and --base go with --import, --name with --import or --keep")
+    if source and keep:
+        raise click.UsageError("--import and --keep do not go together")
+    if keep:
+        _keep(keep, name, workspace, as_json)
+        return
     if source is not None:
         if role is None:
             raise click.UsageError("--import wants to know what the adapter is: --as sft, policy or reward")
@@ -53,6 +69,16 @@ def adapters(source: str | None, role: str | None, name: str, base: str, workspa
         show_json(found)
     else:
         click.echo(table(found, ["name", "stage", "base", "created"]) if found else "no adapters yet")
+
+
+def _keep(checkpoint: str, name: str, workspace: str | None, as_json: bool) -> None:
+    from lorarlhf.evaluate.contest import keep
+
+    place = open_workspace(workspace)
+    with place.store() as store:
+        saved = keep(store, place, checkpoint, name)
+    made = {"name": saved.name, "stage": saved.stage, "run": saved.card["run"], "step": saved.card["step"]}
+    show_json(made) if as_json else click.echo(f"kept {checkpoint} as adapter {saved.name}")
 
 
 def _take_in(source: str, role: str, name: str, base: str, workspace: str | None, as_json: bool) -> None:

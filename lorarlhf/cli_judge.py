@@ -90,7 +90,8 @@ def duel(
 ) -> None:
     """Compare the answers of two or more adapters, by a judge that is no person.
 
-    ADAPTERS are names, `base` for the bare base. They answer prompts that neither they nor what they were made from
+    ADAPTERS are names, `base` for the bare base, or RUN@STEP for one of the last two checkpoints of a run, as in
+    `ppo-1@40`. They answer prompts that neither they nor what they were made from
     learned from. What the judge says is kept apart from people's votes; those are cast in the app, in the tab Judge.
     """
     from lorarlhf.engine.dueling import judge_duel, judge_of_duel
@@ -142,12 +143,12 @@ def ratings(workspace: str | None, as_json: bool) -> None:
 
     People, the scripted judge and each reward model stand apart.
     """
+    from lorarlhf.checkpoints import list_answering
     from lorarlhf.evaluate import duel_words
-    from lorarlhf.library import list_saved
 
     place = open_workspace(workspace)
     with place.store() as store:
-        saved = list_saved(place.adapters_dir)
+        saved = list_answering(place)
         show_json(duel_words.as_json(store, saved)) if as_json else click.echo(duel_words.told(store, saved))
 
 
@@ -171,7 +172,7 @@ def rounds(go_to: str | None, workspace: str | None, as_json: bool) -> None:
 
     place = open_workspace(workspace)
     with place.store() as store:
-        found = on_every_base(store, place.adapters_dir)
+        found = on_every_base(store, place)
         if go_to:
             named = [(base, one) for base, rounds in found.items() if (one := round_of(rounds, go_to))]
             if not named:
@@ -179,7 +180,7 @@ def rounds(go_to: str | None, workspace: str | None, as_json: bool) -> None:
                 raise AdapterError(f"{go_to} answers in no round; those who do: {answering}")
             base, one = named[-1]
             make_it_the_one(store, list_on(place.adapters_dir, base), base, one.key)
-            found = on_every_base(store, place.adapters_dir)
+            found = on_every_base(store, place)
     if as_json:
         show_json([{"base": base, **rounds.as_json()} for base, rounds in found.items()])
         return
@@ -190,9 +191,10 @@ def rounds(go_to: str | None, workspace: str | None, as_json: bool) -> None:
 
 
 def _is_reward_model(place: Workspace, name: str) -> bool:
+    from lorarlhf.checkpoints import is_checkpoint
     from lorarlhf.library import BARE, read_saved
 
-    return name != BARE and read_saved(place.adapters_dir / name).has_head
+    return name != BARE and not is_checkpoint(name) and read_saved(place.adapters_dir / name).has_head
 
 
 def _prompts_of(file: str) -> list[Prompt]:

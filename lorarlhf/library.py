@@ -8,8 +8,11 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from lorarlhf.types import next_name
 WEIGHTS, HEAD, CARD = "adapter_model.safetensors", "head.safetensors", "card.json"
 BARE = "base"
 """The name that stands for the bare base wherever an adapter is asked for."""
+LONGEST_NAME = 64
+"""Letters of an adapter's name."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,13 @@ class SavedAdapter:
 
     path: Path
     card: dict[str, Any]
+    shelf: Path | None = None
+    """Where the adapters it was made from stand, if not beside it: a checkpoint's is in the folder of its run."""
+
+    @property
+    def around(self) -> Path:
+        """The folder of the adapters it was made from."""
+        return self.shelf or self.path.parent
 
     @property
     def name(self) -> str:
@@ -90,11 +102,26 @@ def list_on(adapters_dir: Path, fingerprint: str) -> list[SavedAdapter]:
 
 
 def check_new_name(adapters_dir: Path, name: str) -> None:
-    """Refuse a name that cannot be a folder everywhere, is taken, or means the bare base."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name == BARE:
-        raise AdapterError(f"adapter name {name!r}: use letters, digits, '.', '_' and '-', and not '{BARE}'")
+    """Refuse a name that cannot be a folder everywhere, is taken, means the bare base, or that PEFT cannot hold.
+
+    PEFT keeps adapters in modules of torch, whose names have no dot.
+    """
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}", name) or name == BARE:
+        raise AdapterError(
+            f"adapter name {name!r}: use letters, digits, '_' and '-' ({LONGEST_NAME} at most, no sign first) and not "
+            f"'{BARE}'; {nearest_name(adapters_dir, name)} is free"
+        )
     if (adapters_dir / name).exists():
         raise AdapterError(f"adapter {name} exists already; choose another name")
+
+
+def nearest_name(adapters_dir: Path, name: str) -> str:
+    """Make an allowed name that is still free out of one that is not allowed."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    near = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-_")[: LONGEST_NAME - 4].rstrip("-_") or "adapter"
+    if near != BARE and not (adapters_dir / near).exists():
+        return near
+    return next_name(near, {path.name for path in adapters_dir.glob(f"{near}-*")})
 
 
 def rename_saved(adapters_dir: Path, name: str, new: str) -> SavedAdapter:
@@ -161,6 +188,15 @@ def _own(adapters_dir: Path, name: str) -> SavedAdapter:
     if not name or Path(name).name != name:
         raise AdapterError(f"{name!r} is no adapter's name")
     return read_saved(adapters_dir / name)
+
+
+def later_than_others(adapters_dir: Path) -> str:
+    """Tell the time, but never one before the newest adapter's: a clock set back must not make this one look older."""
+    now = datetime.now(timezone.utc)
+    others = [str(adapter.card.get("created", "")) for adapter in list_saved(adapters_dir)]
+    with suppress(ValueError, TypeError):  # a card somebody wrote by hand
+        now = max(now, datetime.fromisoformat(max(others, default="")) + timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds")
 
 
 def free_name(adapters_dir: Path, stage: str, runs: Iterable[str]) -> str:

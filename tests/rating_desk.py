@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -9,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from lorarlhf.checkpoints import list_checkpoints
 from lorarlhf.engine.client import Job
 from lorarlhf.engine.requests import EngineDied
+from lorarlhf.library import CARD, WEIGHTS
 from lorarlhf.settings import LoadSettings, SamplingSettings
 from lorarlhf.workspace import Workspace
 
@@ -57,6 +61,9 @@ class FakeDesk:
     def adapters(self, stage: str = "") -> list[Any]:
         return [adapter for adapter in self.saved if stage in ("", adapter.stage)]
 
+    def checkpoints(self) -> list[Any]:
+        return list_checkpoints(self.workspace)
+
     def newest(self, stage: str) -> Any:
         return next(iter(reversed(self.adapters(stage))), None)
 
@@ -65,6 +72,19 @@ class FakeDesk:
 
     def status(self) -> Any:
         return SimpleNamespace(state=self.state, text=self.state)
+
+
+def put_checkpoint(place: Workspace, step: int, fingerprint: str = "base-1") -> Path:
+    """Put the weights of the run ppo-2 after a step where that run would; every prompt is new to it."""
+    folder = place.runs_dir / "ppo-2" / f"ppo-2@{step}"
+    folder.mkdir(parents=True)
+    weights = f"weights {step}".encode()
+    (folder / WEIGHTS).write_bytes(weights)
+    card = {"stage": "ppo", "run": "ppo-2", "step": step, "created": str(step), "settings": {"heldout_share": 1.0}}
+    card |= {"base": {"fingerprint": fingerprint, "name": "starter"}}
+    card |= {"hashes": {"adapter": hashlib.sha256(weights).hexdigest()}}
+    (folder / CARD).write_text(json.dumps(card))
+    return folder
 
 
 def adapter(name: str) -> Any:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import base_hash, load_base
 from lorarlhf.errors import AdapterError
-from lorarlhf.library import read_saved
+from lorarlhf.library import check_new_name, read_saved
 from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.train.common import Studio
 from lorarlhf.train.team import Team
@@ -259,3 +259,41 @@ def test_missing_adapters_are_named_with_what_there_is(bank, tmp_path):
     with pytest.raises(AdapterError, match=r"no such layers.*q_proj"):
         bank.create("bad", LoraSettings(targets="nonsense"))
     assert bank.names == ["reward"]
+
+
+# -- names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("my.adapter", "my-adapter"),
+        ("v1.2", "v1-2"),
+        (".hidden", "hidden"),
+        ("taken.", "taken-3"),  # taken and taken-2 are there
+        ("base", "base-1"),
+        ("ppo-1@40", "ppo-1-40"),
+        ("très poli", "tres-poli"),
+        ("../up", "up"),
+        ("…", "adapter"),
+        ("x" * 70, "x" * 60),
+        ("", "adapter"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_in_one_line_with_the_nearest_that_can(tmp_path, name, near):
+    for there in ("taken", "taken-2"):
+        (tmp_path / there).mkdir()
+    with pytest.raises(AdapterError) as error:
+        check_new_name(tmp_path, name)
+    assert str(error.value).startswith(f"adapter name {name!r}: use letters, digits, '_' and '-' (")
+    assert str(error.value).endswith(f"; {near} is free")
+    check_new_name(tmp_path, near)
+
+
+def test_peft_holds_whatever_name_is_allowed_and_a_dot_is_told_in_words(bank, tmp_path):
+    allowed = "Az09_-" + "x" * 58
+    check_new_name(tmp_path, allowed)
+    bank.create(allowed, LORA)
+    with pytest.raises(AdapterError, match=r"adapter old\.name: PEFT can hold no name with a dot; rename the adapter"):
+        bank.create("old.name", LORA)
+    assert bank.names == [allowed]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorarlhf.engine import answering, drifting
 from lorarlhf.engine.best_of import judge_best_of
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.drifting import judge_policy
@@ -21,7 +23,7 @@ from lorarlhf.evaluate.drift import drift_key, drift_of
 from lorarlhf.evaluate.drift_alarms import alarms
 from lorarlhf.evaluate.questions import QUESTIONS, TEXT
 from lorarlhf.settings import LoadSettings, RewardSettings, SFTSettings
-from lorarlhf.types import Comparison, Demonstration, Outcome, user
+from lorarlhf.types import Comparison, Demonstration, Outcome, is_heldout, prompt_key, user
 from lorarlhf.workspace import Workspace
 from tests import tiny
 
@@ -154,17 +156,55 @@ def test_each_number_is_that_of_plain_transformers_and_peft(engine, place):
         assert said == (means[0] == max(means)), question
 
 
-def test_what_was_measured_is_not_measured_again_until_a_vote_is_cast(engine, place):
+def test_a_vote_changes_what_the_heads_say_and_answers_are_drawn_again_only_where_they_would_differ(
+    engine, place, monkeypatch
+):
     judge_policy(engine, "ppo-well", 20)
     assert judge_policy(engine, "ppo-well", 20) == {"drawn": 0}
     assert len(list((place.path / CACHE).iterdir())) == 1
     (place.path / CACHE / next((place.path / CACHE).iterdir()).name).write_bytes(b"torn")  # costs time, nothing else
-    id = engine.store.add_comparison(Comparison(PROMPTS[0], "late", "later", Outcome.A))
-    before = engine.store.get_meta(drift_key(engine.saved("ppo-well")))
+    key = drift_key(engine.saved("ppo-well"))
+    before, asked, passes = engine.store.get_meta(key), list[int](), list[int]()
+    for module, name, seen in ((answering, "complete", asked), (drifting, "token_stats", passes)):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, r=real, s=seen, **kw: s.append(len(a[1])) or r(*a, **kw))
+    ids = [engine.store.add_comparison(Comparison(PROMPTS[0], LONG, "later", Outcome.A)) for _ in range(8)]
+    assert judge_policy(engine, "ppo-well", 20) == {"drawn": 0}
+    assert (asked, passes) == ([], [])
+    after = engine.store.get_meta(key)
+    assert {name for name in before if before[name] != after[name]} == {"with", "before", "after"}
+    for side in ("before", "after"):
+        for then, now in zip(before[side], after[side], strict=True):
+            assert {name for name in then if then[name] != now[name]} == {"heads"}
+    # The whole thing drawn anew, as if nothing were known, says the very same.
+    engine.store.set_meta(key, {})
     assert judge_policy(engine, "ppo-well", 20) == {"drawn": 40}
-    after = engine.store.get_meta(drift_key(engine.saved("ppo-well")))
-    assert [row["tokens"] for row in before["after"]] == [row["tokens"] for row in after["after"]]
-    engine.store.undo("comparisons", id)
+    assert engine.store.get_meta(key) == after
+    # A held-out prompt more: it alone is answered, and the others' answers stand as they are.
+    new = next(p for i in range(100) if is_heldout(p := user(f"other {i}?"), 0.4) and prompt_key(p) < kept_last(after))
+    ids.append(engine.store.add_comparison(Comparison(new, "so", "or so", Outcome.A)))
+    asked.clear()
+    assert judge_policy(engine, "ppo-well", 20) == {"drawn": 2}
+    assert asked == [1, 1]
+    more = engine.store.get_meta(key)
+    known = dict(zip(after["with"]["prompts"], after["after"], strict=True))
+    shared = [(known[at], row) for at, row in zip(more["with"]["prompts"], more["after"], strict=True) if at in known]
+    assert len(shared) == 19
+    assert all(then["tokens"] == now["tokens"] for then, now in shared)
+    # Drawn all at once they are the same as drawn one after the other.
+    engine.store.set_meta(key, {})
+    assert judge_policy(engine, "ppo-well", 20) == {"drawn": 40}
+    whole = engine.store.get_meta(key)
+    for side in ("before", "after"):
+        assert [row["tokens"] for row in whole[side]] == [row["tokens"] for row in more[side]]
+    # Another seed draws other answers.
+    assert judge_policy(engine, "ppo-well", 20, seed=1) == {"drawn": 40}
+    for id in ids:
+        engine.store.undo("comparisons", id)
+
+
+def kept_last(kept: dict[str, Any]) -> str:
+    return str(kept["with"]["prompts"][-1])
 
 
 def test_a_job_can_be_stopped_at_any_time_and_leaves_what_was_there(engine):

@@ -133,8 +133,9 @@ def test_requests_that_cannot_be_met_record_nothing(engine):
     fill(engine)
     with pytest.raises(AdapterError, match="no adapter ghost; there are: none yet"):
         train(engine, "sft", SFTSettings(parent="ghost"))
-    with pytest.raises(AdapterError, match="use letters, digits"):
-        train(engine, "sft", SFT, name="../outside")
+    for name, near in (("../outside", "outside"), ("mine.v2", "mine-v2"), ("base", "base-1")):
+        with pytest.raises(AdapterError, match=f"use letters, digits, '_' and '-' .*; {near} is free"):
+            train(engine, "sft", SFT, name=name)
     train(engine, "sft", SFT, name="mine")
     with pytest.raises(AdapterError, match="mine exists already"):
         train(engine, "sft", SFT, name="mine")

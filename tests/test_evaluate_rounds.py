@@ -301,15 +301,15 @@ def test_a_workspace_of_votes_alone_has_its_first_round_and_each_base_its_own(pl
     other = Workspace(tmp_path / "other").open()
     with other.store() as store:
         store.add_comparison(vote("one?"))
-        (found,) = on_every_base(store, other.adapters_dir).values()
+        (found,) = on_every_base(store, other).values()
         assert [(row.name, row.votes, row.imported) for row in found.rows] == [("base", 1, 1)]
         # On answers of a base that is not loaded here, or of an adapter that was deleted since: from no file.
         store.add_comparison(vote("two?", "a base", "a base"))
-        (found,) = on_every_base(store, other.adapters_dir).values()
+        (found,) = on_every_base(store, other).values()
         assert [(row.votes, row.imported) for row in found.rows] == [(2, 1)]
     put(place, "sft-9", "sft", created=day(9), base={"fingerprint": "g", "name": "another"})
     with place.store() as store:
         store.add_comparison(vote("one?", "hash of sft-9", "g"))
         store.add_comparison(vote("two?", PPO, PPO))
-        there = on_every_base(store, place.adapters_dir)
+        there = on_every_base(store, place)
         assert {base: [row.votes for row in found.rows] for base, found in there.items()} == {"f": [5, 1, 0], "g": [2]}

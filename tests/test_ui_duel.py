@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from lorarlhf.store import Store
 from lorarlhf.types import Outcome, prompt_key, user
 from lorarlhf.ui.judge.duel_desk import DuelDesk
 from lorarlhf.ui.rate.sheets import Sheet
-from tests.rating_desk import FakeDesk, wait_for
+from tests.rating_desk import FakeDesk, put_checkpoint, wait_for
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -305,3 +306,46 @@ def test_names_are_text_on_the_page(duels, desk):
     figures = json.dumps(duels.figures())
     assert EVIL not in figures
     assert "&lt;img" in figures
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_takes_part_unnamed_and_can_be_kept_once_it_is_ahead(duels, desk):
+    put_checkpoint(desk.workspace, 20)
+    put_checkpoint(desk.workspace, 40)
+    told = duels.ask({"do": "open"})
+    assert told["choices"]["checkpoints"] == ["ppo-2@40", "ppo-2@20"]
+    told = begin(duels, "ppo-2@40", "sft-1")
+    assert told["names"] == ["ppo-2@40", "sft-1"]
+    front(duels)
+    assert {call["adapter"] for call in desk.engine.asked} == {"ppo-2@40", "sft-1"}
+    assert "ppo-2" not in json.dumps(duels.view()["sheet"])
+    assert "data-keep" not in duels.figures()["standing"]
+    told = prefer(duels, "ppo-2@40")
+    assert set(told["last"]["sources"]) == {"ppo-2@40", "sft-1"}
+    assert "<button type='button' data-keep='ppo-2@40'>" in told["standing"]
+    told = duels.ask({"do": "keep", "name": "ppo-2@40"})
+    assert (told["said"], told["wrong"]) == (
+        "Kept as adapter ppo-3; where you name nothing, it is the newest now",
+        False,
+    )
+    assert told["names"] == ["ppo-3", "sft-1"]
+    assert "data-keep" not in told["standing"]
+    assert "ppo-3 wins 100%" in told["standing"]
+    card = read_saved(desk.workspace.adapters_dir / "ppo-3").card
+    assert [(one["against"]["name"], one["votes"]) for one in card["duels"]] == [("sft-1", 1)]
+
+
+def test_a_checkpoint_that_rotates_away_in_mid_duel_is_missed_in_words_and_its_votes_stay(duels, desk):
+    folder = put_checkpoint(desk.workspace, 40)
+    begin(duels, "ppo-2@40", "sft-1")
+    shelf = prefer(duels, "sft-1")["shelf"]
+    shutil.rmtree(folder)
+    duels.tray.clear()
+    told = wait_for(lambda: (v := duels.ask({"do": "look"})).get("wait") and v)
+    assert told["wait"].startswith("checkpoint ppo-2@40 is gone, as a run keeps its last 2 alone")
+    assert told["shelf"] != shelf
+    assert "ppo-2@40 (deleted)" in duels.figures()["standing"]
+    assert len(desk.store.duel_votes()) == 1
+    assert duels.ask({"do": "keep", "name": "ppo-2@40"})["wrong"]

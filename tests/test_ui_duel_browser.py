@@ -32,6 +32,9 @@ def app(tmp_path_factory):
         card: dict[str, Any] = {"stage": stage, "created": f"2026-01-0{number + 1}T10:00:00+00:00", "metrics": {}}
         card |= {"run": "", "settings": {"heldout_share": 1.0}, "data": {}, "parents": {}}
         bank.save(stage, place.adapters_dir / f"{stage}-1", card)
+        if stage == "sft":  # a checkpoint that answers like it, though not with its weights
+            bank.load_state(stage, {k: v + 0.0001 for k, v in bank.state(stage).items()})
+            bank.save(stage, place.runs_dir / "run" / "run@40", card | {"run": "run", "step": 40})
     with App(place.path) as app:
         yield app
 
@@ -152,6 +155,24 @@ def test_by_keys_to_the_verdict_blind_until_the_vote_and_over_a_restart(app):
     own = next(one for one in card["duels"] if one["by"] == "people")
     assert own["votes"] == len([vote for vote in people if vote.outcome != "skip"])
     assert (own["taken_back"], own["settled"]) == (1, "first")
+
+
+def test_a_checkpoint_takes_part_as_adapters_do_and_can_be_kept_as_one(app):
+    with app.page(high=900) as page:
+        go_there(page)
+        settle(page)
+        page.click(".duel [data-do=leave]")
+        page.get_by_text("Checkpoints of runs").click()
+        for name, takes_part in (("sft-1", False), ("ppo-1", True), ("run@40", True)):
+            page.set_checked(f".duel .who input[value='{name}']", takes_part)
+        page.click(".duel [data-do=begin]")
+        settle(page)
+        press(page, better(page))
+        expect(page.locator(".duel .last")).to_contain_text("run@40")
+        page.get_by_role("button", name="Keep it as an adapter").click()
+        expect(page.locator(".duel .said").first).to_contain_text("Kept as adapter sft-2")
+        expect(page.locator(".duel .names")).to_have_text("ppo-1 against sft-2")
+        assert not offences(page)
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_votes_are_in_reach(app):

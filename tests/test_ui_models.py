@@ -65,6 +65,7 @@ def test_a_renamed_adapter_is_the_same_adapter(place):
         ("sft-1", "base", "and not 'base'"),
         ("sft-1", "../ppo", "use letters"),
         ("sft-1", "", "use letters"),
+        ("sft-1", "sft.one", "use letters, .* sft-one is free"),
         ("ghost", "new", "no adapter ghost"),
         ("../adapters/sft-1", "new", "is no adapter's name"),
         ("", "new", "is no adapter's name"),

@@ -9,17 +9,19 @@ import pytest
 from lorarlhf.engine.training import parent_of
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.evaluate.failures import dislike
+from lorarlhf.library import read_saved
 from lorarlhf.settings import STAGES, LoadSettings
 from lorarlhf.types import user
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.at_work import AtWork
 from lorarlhf.ui.judge.looked import remember, reward_for
-from lorarlhf.ui.judge.rounds_html import GO, rounds_html
+from lorarlhf.ui.judge.rounds_html import GO, KEEP, rounds_html
 from lorarlhf.ui.judge.rounds_view import DUEL, RoundsView
 from lorarlhf.ui.rate.preferences import Preferences, load_preferences, save_preferences
 from lorarlhf.ui.rate.recipes import offered, recipe_of
 from lorarlhf.ui.train.advice import Step, choices
 from lorarlhf.workspace import Workspace
+from tests.rating_desk import put_checkpoint
 from tests.test_evaluate_rounds import PPO, SFT, day, duel, second_round, vote
 from tests.test_evaluate_rounds import place as place
 from tests.test_ui_judge import EVIL, put
@@ -137,3 +139,18 @@ def test_a_workspace_without_adapters_has_a_page_too(tmp_path):
     assert "Round 1: base answers, with 1 vote so far" in page
     assert "<figure" not in page
     desk.store.close()
+
+
+def test_a_checkpoint_that_wins_by_blind_votes_is_kept_by_a_button_and_answers_from_then_on(desk):
+    folder = put_checkpoint(desk.workspace, 40, "f")
+    duel(desk.workspace, SFT, 18, 2, of=read_saved(folder).hash)
+    view = RoundsView(desk)
+    page = rounds_html(view.rounds(), view.step(), AtWork())
+    assert "By blind votes ppo-2@40 is the one to keep: it wins 90%" in page
+    assert f"data-name='{KEEP}ppo-2@40'>Keep ppo-2@40 as an adapter</button>" in page
+    assert view.keep("ppo-2@40") == "ppo-3"
+    page = rounds_html(view.rounds(), view.step(), AtWork())
+    assert "By blind votes ppo-3 is the one to keep" in page
+    assert f"data-name='{KEEP}" not in page
+    assert desk.newest("ppo").name == "ppo-3"
+    assert desk.checkpoints() == []

@@ -340,6 +340,7 @@ def test_a_start_that_cannot_be_is_one_line_and_changes_nothing(desk):
     assert problem().startswith("No demonstrations yet")
     desk.store.add_demonstrations([Demonstration(user("a?"), "b")])
     assert "letters, digits" in problem(name="../up")
+    assert problem(name="up.2").endswith("up-2 is free")
     (desk.workspace.adapters_dir / "mine").mkdir()
     assert "mine exists already" in problem(name=" mine ")
     assert "engine was not started" in problem()

@@ -141,7 +141,7 @@ def test_what_cannot_start_stops_the_queue_and_what_cannot_wait_is_refused(resti
     with pytest.raises(TrainingError, match="ppo-night is in the queue already"):
         add(resting, "ppo")
     with pytest.raises(LoraRlhfError, match="letters, digits"):
-        resting.queue.add("sft", STAGES["sft"](), "../up")
+        resting.queue.add("sft", STAGES["sft"](), "up.2")
     resting.queue.advance()
     assert resting.queue.line().stopped.startswith("No reward model on this base yet")
     resting.queue.remove(7)

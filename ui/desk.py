@@ -16,11 +16,12 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from lorarlhf.checkpoints import checkpoints_stamp, list_checkpoints
 from lorarlhf.engine.client import EngineClient, Job
 from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError, RunDiffers, RunPaused
 from lorarlhf.evaluate.rounds import Course, course_now
-from lorarlhf.library import SavedAdapter, list_on
+from lorarlhf.library import SavedAdapter, list_on, list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import STAGES, LoadSettings, SamplingSettings, Settings
 from lorarlhf.store import RunRow, Store
@@ -80,6 +81,7 @@ class Desk:
         """The base to go back to when the one that is being loaded cannot be."""
         self._deaths: list[float] = []
         self._shelf: tuple[Any, list[SavedAdapter]] = (None, [])
+        self._steps: tuple[Any, list[SavedAdapter]] = (None, [])
         self._open_run = ""
         self._stopped: Job | None = None
         """The run the person asked to stop; the next app shall not go on with it."""
@@ -180,6 +182,15 @@ class Desk:
         if self._shelf[0] != stamp:  # cards are read again only when a folder came or went
             self._shelf = (stamp, list_on(folder, stamp[0]))
         return [saved for saved in self._shelf[1] if stage in ("", saved.stage)]
+
+    def checkpoints(self) -> list[SavedAdapter]:
+        """List the checkpoints on this base whose weights no adapter has, oldest first."""
+        stamp = (self.fingerprint, self.workspace.adapters_dir.stat().st_mtime_ns, checkpoints_stamp(self.workspace))
+        if self._steps[0] != stamp:
+            found = [one for one in list_checkpoints(self.workspace) if one.card["base"]["fingerprint"] == stamp[0]]
+            known = {saved.hash for saved in list_saved(self.workspace.adapters_dir)}
+            self._steps = (stamp, [one for one in found if one.hash not in known])
+        return self._steps[1]
 
     def course(self) -> Course:
         """Read the rounds on this base, and which one is on."""

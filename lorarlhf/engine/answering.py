@@ -80,15 +80,28 @@ def heldout_prompts(engine: Engine, saved: SavedAdapter | None, most: int, cavea
 
 
 def drawn_rows(
-    engine: Engine, prompts: Sequence[Prompt], n: int, name: str, sampling: SamplingSettings, count: Count
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    n: int,
+    name: str,
+    sampling: SamplingSettings,
+    count: Count,
+    streams: Sequence[int] | None = None,
 ) -> tuple[list[Row], list[Completion]]:
-    """Have an adapter answer prompts n times each → rows of tokens, and the answers."""
-    room = max(1, context_of(engine.base) - sampling.max_new_tokens)
-    encoded = [ids for p in prompts for ids in [encode_prompt(engine.base.tokenizer, p, room)] * n]
+    """Have an adapter answer prompts n times each → rows of tokens, and the answers.
+
+    `streams` numbers the random stream of each answer, by default by its position.
+    """
+    encoded = [ids for prompt in prompts for ids in [asked_ids(engine, prompt, sampling)] * n]
     with engine.borrowed(name) as adapter, engine.bank.drawing(adapter):
-        drawn = complete(engine.base, encoded, sampling, on_step=lambda tokens: count.breathe())
+        drawn = complete(engine.base, encoded, sampling, streams=streams, on_step=lambda tokens: count.breathe())
     count.add(len(drawn))
     return [Row(ids, c.tokens) for ids, c in zip(encoded, drawn, strict=True)], drawn
+
+
+def asked_ids(engine: Engine, prompt: Prompt, sampling: SamplingSettings) -> list[int]:
+    """Encode a prompt so that its answer finds room."""
+    return encode_prompt(engine.base.tokenizer, prompt, max(1, context_of(engine.base) - sampling.max_new_tokens))
 
 
 def counted(score: float, ended: bool, unended: float) -> float:

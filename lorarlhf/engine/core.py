@@ -15,11 +15,12 @@ import torch
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
+from lorarlhf.checkpoints import find_adapter
 from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import AdapterError
 from lorarlhf.forward import context_of, map_sequences, sequence_scores
 from lorarlhf.hardware import free_bytes
-from lorarlhf.library import BARE, SavedAdapter, read_saved
+from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.sampling import Completion, OnStep, generate
 from lorarlhf.settings import LoadSettings, SamplingSettings
 from lorarlhf.store import Store
@@ -65,8 +66,8 @@ class Engine:
         return Studio(self.base, self.bank, Team(self.base.device))
 
     def saved(self, name: str) -> SavedAdapter:
-        """Read the card of an adapter of this workspace."""
-        return read_saved(self.workspace.adapters_dir / name)
+        """Read the card of an adapter of this workspace, or of a checkpoint, RUN@STEP."""
+        return find_adapter(self.store, self.workspace, name)
 
     @contextmanager
     def borrowed(self, name: str) -> Iterator[str | None]:

@@ -1,6 +1,8 @@
 """Measure a policy against its reference; what is found is a row, for `lorarlhf.evaluate.drift`.
 
-A job that is stopped leaves what was there before.
+Votes decide what the ensemble of heads says, and nothing else: answers, their KL and what a policy knows are taken from
+the measurement before where adapters and sampling are the same, for all prompts that it has. What an answer is depends
+on its own prompt alone, not on which others are asked. A job that is stopped leaves what was there before.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from lorarlhf.data.tokens import Row
 from lorarlhf.engine.answering import (
     Count,
     OnDone,
+    asked_ids,
     conditions,
     counted,
     drawing,
@@ -33,7 +36,7 @@ from lorarlhf.forward import context_of
 from lorarlhf.library import BARE, SavedAdapter, list_saved
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.rollout import token_stats
-from lorarlhf.types import Prompt, user
+from lorarlhf.types import Prompt, prompt_key, user
 
 PROMPTS = 32
 
@@ -73,16 +76,20 @@ def judge_policy(
     max_new_tokens: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure a policy and its reference, unless that was done on the same prompts and votes → {"drawn"}."""
+    """Measure a policy and its reference, unless that was done on the same prompts and votes → {"drawn"}.
+
+    That is the number of answers that were not there from before.
+    """
     subject = _subject(engine, adapter, prompts, max_new_tokens, seed)
     pairs = pairs_for(engine) if subject.reward else []
     made_with = conditions(engine, subject.reference, subject.reward, subject.prompts, subject.sampling)
-    if engine.store.get_meta(drift_key(subject.saved), {}).get("with") == made_with:
+    before = engine.store.get_meta(drift_key(subject.saved), {})
+    if before.get("with") == made_with:
         return {"drawn": 0}
-    stops = _stops(engine, subject)
-    drawn = 2 * len(subject.prompts)
+    stops, known = _stops(engine, subject), _known(before, made_with)
+    drawn = sum(prompt_key(prompt) not in known[side] for side in SIDES for prompt in subject.prompts)
     knowledge = 2 * (len(TEXT) + len(QUESTIONS))
-    count = Count(2 * drawn + len(pairs) + len(stops) + knowledge, on_done)
+    count = Count(drawn + 2 * len(subject.prompts) + len(pairs) + len(stops) + knowledge, on_done)
     kept: dict[str, Any] = {
         "with": made_with,
         "caveats": subject.caveats,
@@ -93,11 +100,15 @@ def judge_policy(
     heads = heads_of(engine, subject.reward, pairs, count.budget) if subject.reward else None
     count.add(len(pairs))
     for side, name in subject.names.items():
-        kept[side] = _answers(engine, subject, name, heads, count)
+        kept[side] = _scored(engine, subject, _answers(engine, subject, name, known[side], count), heads, count)
     kept["course"] = _course(engine, subject, stops, heads, count)
     kept["text"], kept["right"] = {}, {}
     for side, name in subject.names.items():
-        kept["text"][side], kept["right"][side] = _knowledge(engine, name, count)
+        if any(known.values()) and _asked_alike(before, kept):
+            kept["text"][side], kept["right"][side] = before["text"][side], before["right"][side]
+            count.add(knowledge // 2)
+        else:
+            kept["text"][side], kept["right"][side] = _knowledge(engine, name, count)
     engine.store.set_meta(drift_key(subject.saved), kept)
     return {"drawn": drawn}
 
@@ -139,9 +150,35 @@ def _parent(engine: Engine, saved: SavedAdapter, role: str) -> SavedAdapter | No
 # -- answers ----------------------------------------------------------------------------------------------------
 
 
-def _answers(engine: Engine, subject: Subject, name: str, heads: Heads | None, count: Count) -> list[dict[str, Any]]:
-    """Have one side answer, and write down everything there is to say about each answer."""
-    rows, drawn = drawn_rows(engine, subject.prompts, 1, name, subject.sampling, count)
+Answers = dict[str, dict[str, Any]]
+"""By the key of their prompt, with what no vote changes."""
+
+
+def _known(before: dict[str, Any], made_with: dict[str, Any]) -> dict[str, Answers]:
+    """Give the answers of the measurement before, by side, where they would be drawn alike now; none where not."""
+    then = before.get("with", {})
+    if any(then.get(name) != made_with[name] for name in ("reference", "sampling")):
+        return {side: {} for side in SIDES}
+    return {side: dict(zip(then["prompts"], before[side], strict=True)) for side in SIDES}
+
+
+def _asked_alike(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tell whether the fixed questions and texts were those of this version, as far as can be seen."""
+    lengths = [len(before.get("text", {}).get(side, ())) for side in SIDES]
+    return before.get("options") == now["options"] and lengths == [len(TEXT)] * len(SIDES)
+
+
+def _answers(engine: Engine, subject: Subject, name: str, known: Answers, count: Count) -> list[dict[str, Any]]:
+    """Have one side answer the prompts whose answers are not known yet → those to all prompts, in their order."""
+    new = [prompt for prompt in subject.prompts if prompt_key(prompt) not in known]
+    found = {**known, **(_drawn(engine, subject, name, new, count) if new else {})}
+    return [found[prompt_key(prompt)] for prompt in subject.prompts]
+
+
+def _drawn(engine: Engine, subject: Subject, name: str, prompts: list[Prompt], count: Count) -> Answers:
+    """Draw answers, and write down everything there is to say about each but its scores."""
+    streams = [int(prompt_key(prompt)[:15], 16) for prompt in prompts]
+    rows, drawn = drawn_rows(engine, prompts, 1, name, subject.sampling, count, streams)
 
     def stats(adapter: str) -> tuple[list[Any], list[Any]]:
         with engine.borrowed(adapter) as active, engine.bank.activate(active):
@@ -149,24 +186,36 @@ def _answers(engine: Engine, subject: Subject, name: str, heads: Heads | None, c
 
     own, entropies = stats(name)
     reference = own if name == subject.names["before"] else stats(subject.names["before"])[0]
+    return {
+        prompt_key(prompt): {
+            "prompt": prompt[-1]["content"],
+            "text": answer.text,
+            "tokens": answer.tokens,
+            "ended": answer.ended,
+            "entropy": float(entropies[i].mean()),
+            "kl": float((own[i] - reference[i]).sum()),
+            "repeated": repeated_share(answer.tokens),
+        }
+        for i, (prompt, answer) in enumerate(zip(prompts, drawn, strict=True))
+    }
+
+
+def _scored(
+    engine: Engine, subject: Subject, answers: list[dict[str, Any]], heads: Heads | None, count: Count
+) -> list[dict[str, Any]]:
+    """Add to each answer what the reward model and the heads say of it, by the votes there are now."""
+    asked = zip(subject.prompts, answers, strict=True)
+    rows = [Row(asked_ids(engine, prompt, subject.sampling), answer["tokens"]) for prompt, answer in asked]
     scores, said = heads.score(engine, rows, count.budget) if heads else ([], [[] for _ in rows])
-    found = []
-    for i, (prompt, answer) in enumerate(zip(subject.prompts, drawn, strict=True)):
-        found.append(
-            {
-                "prompt": prompt[-1]["content"],
-                "text": answer.text,
-                "tokens": answer.tokens,
-                "ended": answer.ended,
-                "entropy": float(entropies[i].mean()),
-                "kl": float((own[i] - reference[i]).sum()),
-                "repeated": repeated_share(answer.tokens),
-                "score": counted(scores[i], answer.ended, subject.unended) if heads else None,
-                "heads": said[i],
-            }
-        )
     count.add(len(rows))
-    return found
+    return [
+        {
+            **answer,
+            "score": counted(scores[i], answer["ended"], subject.unended) if heads else None,
+            "heads": said[i],
+        }
+        for i, answer in enumerate(answers)
+    ]
 
 
 # -- the course of its run --------------------------------------------------------------------------------------

@@ -13,13 +13,14 @@ from typing import Any
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.judging import scored
 from lorarlhf.errors import AdapterError
+from lorarlhf.evaluate.contest import present, today
 from lorarlhf.evaluate.duel_words import write_cards
 from lorarlhf.evaluate.duels import SCRIPT, result_of
 from lorarlhf.evaluate.health import judge_of
-from lorarlhf.library import BARE, SavedAdapter, list_saved
+from lorarlhf.library import SavedAdapter
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.starter import judge as script
-from lorarlhf.store import Contestant, Duel
+from lorarlhf.store import Duel
 from lorarlhf.types import Comparison, Origin, Outcome, Prompt, prompt_key
 
 CHUNK = 32
@@ -38,7 +39,10 @@ def judge_duel(
     duel = engine.store.duel(number)
     reward = judge_of_duel(engine, by)
     name, hash = (reward.name, judge_of(reward)) if reward else (SCRIPT, "")
-    names = _present(engine, duel)
+    if duel.base != engine.base.identity["fingerprint"]:
+        raise AdapterError("the adapters of this duel stand on another base; load that first")
+    there = present(engine.workspace)
+    names = [today(one, there) for one in duel.contestants]
     asked = engine.store.duel_prompts(number)[:most]
     known = {
         prompt_key(vote.prompt)
@@ -75,22 +79,6 @@ def judge_of_duel(engine: Engine, by: str) -> SavedAdapter | None:
             f"adapter {by} is no reward model, so it cannot judge; `lorarlhf adapters` lists what there is"
         )
     return saved
-
-
-def _present(engine: Engine, duel: Duel) -> list[str]:
-    """Name the contestants as they are called today; raise `AdapterError` where one is gone."""
-    if duel.base != engine.base.identity["fingerprint"]:
-        raise AdapterError("the adapters of this duel stand on another base; load that first")
-    there = {saved.hash: saved.name for saved in list_saved(engine.workspace.adapters_dir)}
-    return [_name(one, there) for one in duel.contestants]
-
-
-def _name(one: Contestant, there: dict[str, str]) -> str:
-    if not one.name:
-        return BARE
-    if one.hash not in there:
-        raise AdapterError(f"adapter {one.name} is gone, so it cannot answer any more; begin another duel")
-    return there[one.hash]
 
 
 def _answers(

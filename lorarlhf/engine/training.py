@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.checkpoints import checkpoint_folder, forget_all_else, forget_rotated
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.journal import StoreJournal, Watch
 from lorarlhf.engine.resuming import changed_settings, conditions, differences
@@ -20,7 +20,7 @@ from lorarlhf.engine.stages import build_stage
 from lorarlhf.engine.tracking import Tracker, check_tracker
 from lorarlhf.errors import AdapterError, LoraRlhfError, RunDiffers, RunPaused, StoreError, TrainingError
 from lorarlhf.evaluate.rounds import newest_now
-from lorarlhf.library import BARE, check_new_name, free_name, list_on, list_saved, read_saved
+from lorarlhf.library import BARE, check_new_name, free_name, later_than_others, list_on, read_saved
 from lorarlhf.settings import OptimSettings, Settings
 from lorarlhf.store.runs import RunRow
 from lorarlhf.train.checkpoint import Found, check_room, find_checkpoint, forget_older
@@ -177,7 +177,7 @@ def parent_of(engine: Engine, asked: str, default_stage: str) -> str:
     if asked == BARE:
         return BARE
     if asked:
-        return engine.saved(asked).name
+        return read_saved(engine.workspace.adapters_dir / asked).name
     base = engine.base.identity["fingerprint"]
     found = newest_now(engine.store, list_on(engine.workspace.adapters_dir, base), base, default_stage)
     return found.name if found else BARE
@@ -200,6 +200,8 @@ def _drive(
         stage.on_samples = journal.samples
     folder = engine.workspace.runs_dir / run
     loop = Loop(stage, journal, team, folder, settings.checkpoint_every, paused)
+    if request.stage != "reward":  # nobody can have that one answer
+        loop.on_saved = lambda step: _keep_checkpoint(engine, run, request, stage, step)
     try:
         if team.is_main:
             journal.track(Tracker(settings.track, run, settings.model_dump(mode="json"), engine.workspace.path))
@@ -214,7 +216,7 @@ def _drive(
         if team.is_main:
             adapter = _keep_adapter(engine, run, request, stage, loop.next_step, metrics)
             engine.store.finish_run(run, "done", metrics)
-            shutil.rmtree(folder, ignore_errors=True)  # nobody goes on with it any more, and checkpoints are large
+            forget_all_else(folder)  # nobody goes on with it any more, and moments are large
     except RunPaused as pause:
         _end(engine, run, "paused")
         raise RunPaused(f"run {run} {pause}; go on with `lorarlhf resume {run}`") from None
@@ -270,6 +272,16 @@ def _keep_adapter(engine: Engine, run: str, request: Request, stage: Stage, step
     return name
 
 
+def _keep_checkpoint(engine: Engine, run: str, request: Request, stage: Stage, step: int) -> None:
+    """Write the weights of this moment beside the checkpoint, so that they can answer; the older ones go."""
+    folder = engine.workspace.runs_dir / run
+    measured = engine.store.metrics(run, step - 1)
+    metrics = {name: value for at, name, value in measured if at == step and name.startswith("eval/")}
+    card = _card(engine, run, request, metrics) | {"step": step}
+    engine.bank.save(stage.trained, checkpoint_folder(folder, step), card, overwrite=True)
+    forget_rotated(folder)
+
+
 def _made_by(folder: Path, run: str) -> bool:
     try:
         return read_saved(folder).card.get("run") == run
@@ -277,20 +289,11 @@ def _made_by(folder: Path, run: str) -> bool:
         return False
 
 
-def _later_than_others(engine: Engine) -> str:
-    """Tell the time, but never one before the newest adapter's: a clock set back must not make this one look older."""
-    now = datetime.now(timezone.utc)
-    others = [str(adapter.card.get("created", "")) for adapter in list_saved(engine.workspace.adapters_dir)]
-    with suppress(ValueError, TypeError):  # a card somebody wrote by hand
-        now = max(now, datetime.fromisoformat(max(others, default="")) + timedelta(milliseconds=1))
-    return now.isoformat(timespec="milliseconds")
-
-
 def _card(engine: Engine, run: str, request: Request, metrics: Metrics) -> dict[str, Any]:
     return {
         "stage": request.stage,
         "run": run,
-        "created": _later_than_others(engine),
+        "created": later_than_others(engine.workspace.adapters_dir),
         "settings": request.settings.model_dump(mode="json"),
         "parents": {
             role: {"name": name, "hash": engine.saved(name).hash if name != BARE else ""}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lorarlhf.checkpoints import KEEP, find_adapter, is_checkpoint, keep_checkpoint, list_answering
 from lorarlhf.errors import AdapterError, DataError
+from lorarlhf.evaluate.duel_words import write_cards
 from lorarlhf.evaluate.heldout import new_prompts, trained_on
 from lorarlhf.evaluate.votes import Learned
-from lorarlhf.library import BARE, SavedAdapter, read_saved
+from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.store import Contestant, Store
 from lorarlhf.types import Prompt, prompt_key
 from lorarlhf.workspace import Workspace
@@ -36,19 +38,48 @@ class Field:
 
 
 def field_of(store: Store, place: Workspace, names: Sequence[str], fingerprint: str) -> Field:
-    """Find the adapters named; raise `AdapterError` unless they are two or more, differ, and answer on this base."""
+    """Find the adapters and checkpoints named.
+
+    Raises `AdapterError` unless they are two or more, differ, and answer on this base.
+    """
     if not 2 <= len(names) <= MOST:
         raise AdapterError(f"a duel takes 2 to {MOST} adapters, not {len(names)}")
-    saved = {name: read_saved(place.adapters_dir / name) for name in names if name != BARE}
+    saved = {name: find_adapter(store, place, name) for name in names if name != BARE}
     for adapter in saved.values():
         _check(adapter, fingerprint)
     found = [
-        Contestant(name, saved[name].hash) if name in saved else Contestant("", fingerprint)
+        Contestant(saved[name].name, saved[name].hash) if name in saved else Contestant("", fingerprint)
         for name in dict.fromkeys(names)
     ]
     if len({one.hash for one in found}) < len(names):
         raise AdapterError(f"{' and '.join(names)}: some of these have the same weights, and answer alike")
     return Field(tuple(found), trained_on(store, saved.values()))
+
+
+def present(place: Workspace) -> dict[str, str]:
+    """Name everybody who can answer today, by content; a checkpoint that became an adapter is called as that is."""
+    return {saved.hash: saved.name for saved in reversed(list_answering(place))}
+
+
+def today(one: Contestant, there: Mapping[str, str]) -> str:
+    """Name a contestant as it is called among those `present`; raise `AdapterError` where it is gone."""
+    if not one.name:
+        return BARE
+    if one.hash in there:
+        return there[one.hash]
+    if is_checkpoint(one.name):
+        raise AdapterError(
+            f"checkpoint {one.name} is gone, as a run keeps its last {KEEP} alone, so that this duel cannot go on; its "
+            "votes stay, and you can begin another one"
+        )
+    raise AdapterError(f"adapter {one.name} is gone, so that this duel cannot go on; begin another one")
+
+
+def keep(store: Store, place: Workspace, name: str, new: str = "") -> SavedAdapter:
+    """Make a checkpoint an adapter, with what its blind votes came to on its card."""
+    saved = keep_checkpoint(store, place, name, new)
+    write_cards(store, place, [saved.hash])
+    return saved
 
 
 def _check(adapter: SavedAdapter, fingerprint: str) -> None:

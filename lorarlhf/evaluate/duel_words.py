@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lorarlhf.checkpoints import is_checkpoint, list_answering, run_of
 from lorarlhf.evaluate.duels import PEOPLE, Result, boards, judge_name, names_of
-from lorarlhf.library import SavedAdapter, list_saved, revise_card
+from lorarlhf.library import SavedAdapter, revise_card
 from lorarlhf.store import Store
 from lorarlhf.workspace import Workspace
 
@@ -94,25 +95,45 @@ def as_json(store: Store, adapters: Sequence[SavedAdapter]) -> list[dict[str, An
 # -- on the cards -----------------------------------------------------------------------------------------------
 
 
-def card_entries(store: Store, adapters: Sequence[SavedAdapter], hash: str) -> list[dict[str, Any]]:
-    """Write what an adapter's card says about its blind comparisons."""
+def card_entries(store: Store, adapters: Sequence[SavedAdapter], hash: str, run: str = "") -> list[dict[str, Any]]:
+    """Write what an adapter's card says about its blind comparisons, then about those of other checkpoints of its run.
+
+    `adapters` are all that can answer. Of what a checkpoint and the adapter said of each other it tells once.
+    """
     names, found = names_of(store, adapters), []
-    for board in boards(store, adapters):
-        for result in board.results:
-            if hash in (result.first, result.second) and result.votes:
-                own = result if result.first == hash else result.swapped()
+    steps = {other: name for other, name in _checkpoints(store).items() if run_of(name) == run and other != hash}
+    all_boards = boards(store, adapters)
+    for one in (hash, *steps):
+        about = {"checkpoint": steps[one]} if one in steps else {}
+        for board in all_boards:
+            for result in board.results:
+                if one not in (result.first, result.second) or not result.votes:
+                    continue
+                own = result if result.first == one else result.swapped()
                 against = {"name": names[own.second], "hash": own.second}
-                found.append({"against": against, "by": judge_name(board.judge), **own.figures()})
+                if not (about and own.second == hash):
+                    found.append({**about, "against": against, "by": judge_name(board.judge), **own.figures()})
     return found
 
 
+def _checkpoints(store: Store) -> dict[str, str]:
+    """Name the checkpoints that ever took part, by content."""
+    took_part = (one for duel in store.duels() for one in duel.contestants)
+    return {one.hash: one.name for one in took_part if is_checkpoint(one.name)}
+
+
 def write_cards(store: Store, place: Workspace, hashes: Iterable[str]) -> None:
-    """Bring the cards of these adapters up to date; the votes they are made from are in the workspace already."""
-    adapters = list_saved(place.adapters_dir)
-    for hash in set(hashes):
-        for adapter in adapters:
-            if adapter.hash == hash:
-                revise_card(adapter, {"duels": card_entries(store, adapters, hash)})
+    """Bring the cards of these adapters up to date; the votes they are made from are in the workspace already.
+
+    What a checkpoint came to stands on the cards of the adapters that its run made, too.
+    """
+    wanted, known = set(hashes), _checkpoints(store)
+    runs = {run_of(known[hash]) for hash in wanted if hash in known}
+    everybody = list_answering(place)
+    for adapter in everybody:
+        run = str(adapter.card.get("run", ""))
+        if adapter.hash in wanted or run in runs:
+            revise_card(adapter, {"duels": card_entries(store, everybody, adapter.hash, run)})
 
 
 def card_lines(card: dict[str, Any]) -> dict[str, str]:
@@ -122,5 +143,6 @@ def card_lines(card: dict[str, Any]) -> dict[str, str]:
         low, high = one["interval_at_any_time" if one["by"] == "people" else "interval"]
         figures = f"wins {one['win_rate']:.0%} of {counted(one['votes'], 'vote')}"
         about = f"(95 % interval {percent((low, high))}; ties half)"
-        found[f"against {one['against']['name']}, by {one['by']}"] = f"{figures} {about}"
+        who = f"{one['checkpoint']} against" if "checkpoint" in one else "against"
+        found[f"{who} {one['against']['name']}, by {one['by']}"] = f"{figures} {about}"
     return found

@@ -54,7 +54,7 @@ def _forebears(store: Store, adapters: Sequence[SavedAdapter], caveats: list[str
     """Give all of them and all they were made from, each once."""
     # Several may have the same weights: a run whose first step was its best has those of its parent, but other data.
     around: dict[str, dict[str, SavedAdapter]] = {}
-    for other in (other for adapter in adapters for other in list_saved(adapter.path.parent)):
+    for other in (other for adapter in adapters for other in list_saved(adapter.around)):
         around.setdefault(other.hash, {})[other.name] = other
     runs = {run.id for run in store.runs()}
     waiting, gone, seen = list(adapters), list[str](), set[str]()

@@ -1,4 +1,4 @@
-"""Which of several adapters to keep, by blind votes where there are some. Knows not where votes come from."""
+"""Which of several adapters to keep, or of their checkpoints, by blind votes. Knows not where those come from."""
 
 from __future__ import annotations
 

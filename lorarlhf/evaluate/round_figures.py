@@ -6,10 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lorarlhf.algo.intervals import wilson_interval
+from lorarlhf.checkpoints import list_checkpoints
 from lorarlhf.evaluate.as_json import as_json
 from lorarlhf.evaluate.drift import drift_of
 from lorarlhf.evaluate.duels import PEOPLE, Result, result_of
@@ -21,6 +21,7 @@ from lorarlhf.evaluate.votes import ScoredPair, learned_of, rows_and_pairs, scor
 from lorarlhf.library import BARE, SavedAdapter, list_saved
 from lorarlhf.store import DuelVote, Row, Store
 from lorarlhf.types import Outcome, prompt_key
+from lorarlhf.workspace import Workspace
 
 NOTHING = Share(0.0, 0.0, 0.0, 1.0)
 SCRIPT = "script"
@@ -81,7 +82,7 @@ class Rounds:
     rows: tuple[Figures, ...]
     """In the order the rounds began."""
     best: BlindVotes | None = None
-    """The policy to keep, by blind votes; None where none surely beats `against`."""
+    """The policy to keep, by blind votes, or the checkpoint; None where none surely beats `against`."""
     against: str = ""
     """The one opponent all policies are compared by; empty where nobody was compared blind."""
 
@@ -97,11 +98,16 @@ class Rounds:
 
 
 def rounds_of(
-    store: Store, adapters: Sequence[SavedAdapter], base: str, foreign: frozenset[str] = frozenset()
+    store: Store,
+    adapters: Sequence[SavedAdapter],
+    base: str,
+    foreign: frozenset[str] = frozenset(),
+    checkpoints: Sequence[SavedAdapter] = (),
 ) -> Rounds:
     """Compute all figures of the rounds on a base, from what is stored.
 
-    `adapters` are those on it, oldest first; `foreign` are the hashes of those on other bases, and of these.
+    `adapters` and `checkpoints` are those on it, oldest first; `foreign` are the hashes of those on other bases, and of
+    these.
     """
     course = course_now(store, adapters, base)
     rows: list[Row[Any]] = [*store.comparisons(), *store.rankings()]
@@ -136,7 +142,7 @@ def rounds_of(
                 drift=_drifted(store, policy) if policy else None,
             )
         )
-    best, against = keep_best(blind, course)
+    best, against = keep_best(blind, course, checkpoints)
     return Rounds(course, tuple(found), best, against)
 
 
@@ -189,12 +195,15 @@ def _drifted(store: Store, policy: SavedAdapter) -> Drifted | None:
     return Drifted(kl, math.nan, math.nan, reward, length, False) if math.isfinite(kl) else None
 
 
-def keep_best(blind: Sequence[DuelVote], course: Course) -> tuple[BlindVotes | None, str]:
-    """Name the policy to keep by people's blind votes → it, and the opponent that all are compared by.
+def keep_best(
+    blind: Sequence[DuelVote], course: Course, checkpoints: Sequence[SavedAdapter] = ()
+) -> tuple[BlindVotes | None, str]:
+    """Name the policy to keep by people's blind votes, or the checkpoint of one → it, and what all are compared by.
 
     That is the one most of them met; of equals the oldest.
     """
     policies = [one.answers for one in list(course.rounds.values())[1:] if one.answers]
+    policies += [one for one in checkpoints if one.stage == "ppo" and one.hash not in course.known]
     first = next(iter(course.rounds.values()))
     names = {first.key: BARE, first.hash: first.name} | {one.hash: one.name for one in policies}
     met = Counter(hash for one in policies for hash in _opponents(blind, one.hash) if hash in names)
@@ -224,18 +233,22 @@ def _row_json(row: Figures) -> dict[str, Any]:
     return {"answers": row.name, **shown, "wins": wins}
 
 
-def on_every_base(store: Store, adapters_dir: Path) -> dict[str, Rounds]:
+def on_every_base(store: Store, place: Workspace) -> dict[str, Rounds]:
     """Compute the rounds on every base that adapters were made on, by its fingerprint, that of the newest last."""
-    saved = list_saved(adapters_dir)
+    saved, checkpoints = list_saved(place.adapters_dir), list_checkpoints(place)
     bases = list(dict.fromkeys(one.card["base"]["fingerprint"] for one in reversed(saved)))[::-1]
-    return {base: rounds_on(store, saved, base) for base in bases or [BARE]}
+    return {base: rounds_on(store, saved, base, checkpoints) for base in bases or [BARE]}
 
 
-def rounds_on(store: Store, saved: Sequence[SavedAdapter], base: str) -> Rounds:
-    """Compute the rounds on a base, given the adapters on all of them, oldest first."""
+def rounds_on(
+    store: Store, saved: Sequence[SavedAdapter], base: str, checkpoints: Sequence[SavedAdapter] = ()
+) -> Rounds:
+    """Compute the rounds on a base, given the adapters and checkpoints on all of them, oldest first."""
     on = {one.hash: one.card["base"]["fingerprint"] for one in saved}
     foreign = {hash for hash, other in on.items() if other != base} | {*on.values()}
-    return rounds_of(store, [one for one in saved if on[one.hash] == base], base, frozenset(foreign - {base}))
+    here = [one for one in saved if on[one.hash] == base]
+    steps = [one for one in checkpoints if one.card["base"]["fingerprint"] == base]
+    return rounds_of(store, here, base, frozenset(foreign - {base}), steps)
 
 
 def round_of(found: Rounds, name: str) -> Round | None:

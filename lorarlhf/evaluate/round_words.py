@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lorarlhf.checkpoints import is_checkpoint
 from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.evaluate.duels import Result
 from lorarlhf.evaluate.round_figures import Drifted, Figures, Rounds
@@ -106,6 +107,14 @@ def best(found: Rounds) -> str:
     )
 
 
+def keeping(found: Rounds) -> str:
+    """Say how to keep the best where it is a checkpoint, which goes when its run writes newer ones; else empty."""
+    if found.best is None or not is_checkpoint(found.best.adapter):
+        return ""
+    name = found.best.adapter
+    return f"{name} is a checkpoint, and no adapter yet: `lorarlhf adapters --keep {name}` makes it one"
+
+
 def remarks(found: Rounds) -> list[Remark]:
     """Say what went wrong in the rounds that led here, the latest first."""
     led = [row for row in found.rows if row.led]
@@ -166,7 +175,7 @@ RULES: tuple[Rule, ...] = (_far, _lost, _fails_on_next)
 
 def told(found: Rounds) -> str:
     """Write all rounds for a terminal."""
-    lines = [where(found), *filter(None, [best(found)]), *(f"! {remark}" for remark in remarks(found))]
+    lines = [where(found), *filter(None, [best(found), keeping(found)]), *(f"! {remark}" for remark in remarks(found))]
     for name, pairs in unscored(found):
         lines.append(f"{counted(pairs, 'pair')} of the next round not scored by {name}: `lorarlhf judge reward {name}`")
     marked = [(">" if row.on else " " if row.led else "-", *cells(row)) for row in found.rows]

@@ -28,7 +28,7 @@ class Contestant(NamedTuple):
     """An adapter as it took part: by content, with the name it had then."""
 
     name: str
-    """Empty for the bare base."""
+    """Empty for the bare base, RUN@STEP for a checkpoint of a run."""
     hash: str
     """Of its weights; the base's fingerprint for the bare base."""
 

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lorarlhf.checkpoints import KEEP, forget_later
 from lorarlhf.errors import StoreError, TrainingError
 from lorarlhf.files import folder_bytes, size, whole_folder
 
-KEEP = 2
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
@@ -78,6 +78,7 @@ def forget_checkpoints(folder: Path, after: int) -> None:
     for path in _newest_first(folder)[: KEEP - 1]:
         if path.name > f"step-{after:06d}":
             shutil.rmtree(path, ignore_errors=True)
+    forget_later(folder, after)
 
 
 def forget_older(folder: Path) -> None:

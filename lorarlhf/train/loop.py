@@ -158,6 +158,8 @@ class Loop:
     folder: Path
     checkpoint_every: int
     paused: Callable[[], bool] = lambda: False
+    on_saved: Callable[[int], object] = lambda step: None
+    """Told, by the main process, after which step the weights that are in memory are worth keeping by themselves."""
     best: Best = field(default_factory=Best)
     next_step: int = 0
     measured: int = -1
@@ -186,6 +188,7 @@ class Loop:
             over = self.ended or self.next_step == self.stage.total
             if self.checkpoint_every and self.next_step % self.checkpoint_every == 0 and not over:
                 self.save()
+        self._keep_last()
         try:
             metrics = self._whole("the last measurement", self._finish)
         except _NotANumber as error:
@@ -256,6 +259,14 @@ class Loop:
         if evaluation.quality > self.best.quality:
             self.best = Best(evaluation.quality, step, _copied(self.stage.adapter()))
         return evaluation.metrics
+
+    def _keep_last(self) -> None:
+        """Keep the weights of the last step where an earlier one is the best: people may like those better."""
+        if not (self.checkpoint_every and self.team.is_main and self.best.adapter) or self.ended:
+            return
+        sound = all(bool(torch.isfinite(tensor).all()) for tensor in self.stage.adapter().values())
+        if self.best.step != self.next_step and sound:
+            self.on_saved(self.next_step)
 
     def _finish(self) -> Metrics:
         if self.best.adapter:
@@ -360,6 +371,7 @@ class Loop:
         if first:
             words = f"a checkpoint takes {size(folder_bytes(path))} of disk; the last {KEEP} are kept"
             self.journal.event(self.next_step, words)
+        self.on_saved(self.next_step)
 
     def restore(self, found: Found | None = None) -> None:
         """Go back to the newest checkpoint that is whole, or to the start where nothing was saved yet."""
@@ -390,9 +402,9 @@ def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoint_bytes(stage: Stage) -> int:
-    """Return how large a checkpoint grows: the weights, Adam's two moments of each, and the best adapter."""
+    """Return how large a checkpoint grows: the weights, Adam's two moments of each, the best adapter, and this one."""
     weights = sum(tensor.nbytes for key, tensor in stage.tensors().items() if not key.startswith("optimizer."))
-    return 3 * weights + sum(tensor.nbytes for tensor in stage.adapter().values())
+    return 3 * weights + 2 * sum(tensor.nbytes for tensor in stage.adapter().values())
 
 
 def permutation(length: int, seed: int, epoch: int) -> list[int]:

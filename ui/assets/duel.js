@@ -68,10 +68,14 @@ function drawLast() {
 
 function drawChoices() {
   const { choices } = info;
-  const before = [...root.querySelectorAll(".who :checked")].map((node) => node.value).filter((name) => choices.contestants.includes(name));
+  const before = [...root.querySelectorAll(".who :checked")].map((node) => node.value).filter((name) => [...choices.contestants, ...choices.checkpoints].includes(name));
   const chosen = before.length ? before : choices.usual;
-  $(".who").replaceChildren(...choices.contestants.map((name) => make("label", { className: "tick" },
-    make("input", { type: "checkbox", value: name, checked: chosen.includes(name) }), name === "base" ? " the bare base" : ` ${name}`)));
+  const tick = (name) => make("label", { className: "tick" },
+    make("input", { type: "checkbox", value: name, checked: chosen.includes(name) }), name === "base" ? " the bare base" : ` ${name}`);
+  $(".who .adapters").replaceChildren(...choices.contestants.map(tick));
+  $(".who .steps").replaceChildren(...choices.checkpoints.map(tick));
+  $(".who details").hidden = !choices.checkpoints.length;
+  if (choices.checkpoints.some((name) => chosen.includes(name))) $(".who details").open = true;
   $(".before").innerHTML = choices.earlier;
   $(".names").textContent = info.names.join(" against ");
   $(".kept").textContent = info.teaches ? "sides dealt at random, named after the vote" : "sides dealt at random, named after the vote; kept from training";
@@ -193,6 +197,10 @@ for (const name of ["begin", "leave"]) $(`[data-do=${name}]`).addEventListener("
 $(".before").addEventListener("click", (event) => {
   const node = event.target.closest("[data-duel]");
   if (node) act({ do: "go_on", duel: Number(node.dataset.duel) });
+});
+$(".standing").addEventListener("click", (event) => {
+  const node = event.target.closest("[data-keep]");
+  if (node) act({ do: "keep", name: node.dataset.keep });
 });
 $(".composer").addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -15,18 +15,19 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from lorarlhf.errors import AdapterError, DataError, LoraRlhfError
-from lorarlhf.evaluate.contest import field_of, prompts_for
+from lorarlhf.checkpoints import checkpoints_stamp, list_answering
+from lorarlhf.errors import DataError, LoraRlhfError
+from lorarlhf.evaluate.contest import field_of, keep, prompts_for, today
 from lorarlhf.evaluate.duel_words import counted, write_cards
 from lorarlhf.evaluate.duels import SCRIPT
-from lorarlhf.library import BARE, list_saved
+from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.settings import SamplingSettings
-from lorarlhf.store import Contestant, Duel, Store
+from lorarlhf.store import Duel, Store
 from lorarlhf.store.duels import SOURCE
 from lorarlhf.types import Prompt, prompt_key, user
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.at_work import Measurement
-from lorarlhf.ui.judge.duel_html import board_html, earlier_html, machines_html, standing_html
+from lorarlhf.ui.judge.duel_html import board_html, earlier_html, keep_html, machines_html, standing_html
 from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.pairs import Tray
 from lorarlhf.ui.rate.preferences import load_preferences
@@ -180,6 +181,12 @@ class DuelDesk:
         self.tray.changed()
         return self._told("In line; it comes after the pairs that are drawn already")
 
+    def do_keep(self, payload: Payload) -> dict[str, Any]:
+        """Make a checkpoint of this duel an adapter; the duel goes on with it, and its votes are its own."""
+        self._at_work()
+        saved = keep(self._desk.store, self._desk.workspace, str(payload.get("name")))
+        return self._told(f"Kept as adapter {saved.name}; where you name nothing, it is the newest now", choices=True)
+
     def do_judge(self, payload: Payload) -> dict[str, Any]:
         """Have a judge that is no person vote on the prompts of this duel."""
         duel, _ = self._at_work()
@@ -207,7 +214,7 @@ class DuelDesk:
                 "wait": obstacle,
                 "stuck": bool(obstacle),
                 "job": self._job_now(),
-                "shelf": f"{self._desk.fingerprint} {self._desk.workspace.adapters_dir.stat().st_mtime_ns}",
+                "shelf": self._shelf(),
             }
             if sheet:
                 seen["sheet"] = {
@@ -225,7 +232,7 @@ class DuelDesk:
 
     def figures(self) -> dict[str, Any]:
         """Tell what the votes come to so far."""
-        store, adapters = self._desk.store, list_saved(self._desk.workspace.adapters_dir)
+        store, adapters = self._desk.store, list_answering(self._desk.workspace)
         found: dict[str, Any] = {
             "board": board_html(store, adapters),
             "standing": "",
@@ -235,6 +242,7 @@ class DuelDesk:
         if self.duel and self._prompts:
             votes = store.duel_votes()
             found["standing"] = standing_html(store, adapters, self.duel, votes, self._prompts.left)
+            found["standing"] += keep_html(self.duel, votes, {saved.hash: saved.name for saved in reversed(adapters)})
             found["machines"] = machines_html(store, adapters, self.duel, votes)
             found["undoable"] = any(vote.duel == self.duel.id and vote.comparison is not None for vote in votes)
         return found
@@ -249,9 +257,10 @@ class DuelDesk:
         return {
             "choices": {
                 "contestants": [BARE, *fitting],
+                "checkpoints": [saved.name for saved in reversed(self._desk.checkpoints())],
                 "usual": [*newest, BARE][:2],
                 "judges": judges,
-                "earlier": earlier_html(self._desk.store, self._desk.adapters(), self._desk.fingerprint),
+                "earlier": earlier_html(self._desk.store, self._answering(), self._desk.fingerprint),
             },
             "names": self._names(self.duel) if self.duel else [],
             "teaches": bool(self.duel and self.duel.teaches),
@@ -288,23 +297,28 @@ class DuelDesk:
         """Say which two answer a prompt, and how: each pair in turn, and who stands where is dealt by the sheet."""
         duel, prompts = self._at_work()
         pairs = list(combinations(range(len(duel.contestants)), 2))
-        there = {saved.hash: saved.name for saved in self._desk.adapters()}
+        there = self._there()
         chosen = [duel.contestants[i] for i in pairs[prompts.turn(prompt) % len(pairs)]]
         return Recipe(
             base=duel.base,
-            adapters=tuple((self._called(one, there), one.hash) for one in chosen),
+            adapters=tuple((today(one, there) if one.name else "", one.hash) for one in chosen),
             sampling=SamplingSettings.parse(duel.sampling, "sampling"),
             round=len(self._desk.adapters("ppo")),
         )
 
-    def _called(self, one: Contestant, there: dict[str, str]) -> str:
-        """Name an adapter as it is called today; raise `AdapterError` where it is gone."""
-        if one.name and one.hash not in there:
-            raise AdapterError(f"adapter {one.name} is gone, so that this duel cannot go on; begin another one")
-        return there[one.hash] if one.name else ""
+    def _answering(self) -> list[SavedAdapter]:
+        return [*self._desk.adapters(), *self._desk.checkpoints()]
+
+    def _there(self) -> dict[str, str]:
+        return {saved.hash: saved.name for saved in reversed(self._answering())}
+
+    def _shelf(self) -> str:
+        """Give a text that is another one as soon as others can take part."""
+        place = self._desk.workspace
+        return f"{self._desk.fingerprint} {place.adapters_dir.stat().st_mtime_ns} {checkpoints_stamp(place)}"
 
     def _names(self, duel: Duel) -> list[str]:
-        there = {saved.hash: saved.name for saved in self._desk.adapters()}
+        there = self._there()
         return [there.get(one.hash, one.name) or BARE for one in duel.contestants]
 
     def _obstacle(self) -> str:

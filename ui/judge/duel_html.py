@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import combinations
 
+from lorarlhf.checkpoints import is_checkpoint
 from lorarlhf.evaluate.duel_words import counted, percent, stop_rule, verdict
 from lorarlhf.evaluate.duels import PEOPLE, Board, Result, boards, judge_name, names_of, result_of, votes_by
 from lorarlhf.evaluate.sequential import ALPHA
@@ -28,6 +29,23 @@ def standing_html(
     own = [vote for vote in votes if vote.judge == PEOPLE]
     found = [result_of(own, *pair, taken_back=taken_back, alpha=ALPHA / len(pairs)) for pair in pairs]
     return "".join(_standing(one, names, left if len(pairs) == 1 else None) for one in found)
+
+
+def keep_html(duel: Duel, votes: Sequence[DuelVote], there: Mapping[str, str]) -> str:
+    """Offer to keep the checkpoint that is ahead of whoever it met in this duel, as it goes when its run writes others.
+
+    `there` names who can answer, by content.
+    """
+    own = [vote for vote in votes if vote.judge == PEOPLE]
+    hashes = [one.hash for one in duel.contestants]
+    for hash in hashes:
+        met = [result for other in hashes if other != hash and (result := result_of(own, hash, other)).votes]
+        name = there.get(hash, "")
+        if is_checkpoint(name) and met and all(result.share.value > 0.5 for result in met):
+            about = f"{name} is ahead. It is a checkpoint, which goes when its run writes newer ones"
+            keep = f"<button type='button' data-keep='{escape(name, quote=True)}'>Keep it as an adapter</button>"
+            return f"<p class='keep'><span>{escape(about)}.</span> {keep}</p>"
+    return ""
 
 
 def _standing(result: Result, names: dict[str, str], left: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from lorarlhf.checkpoints import is_checkpoint
 from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.evaluate.round_figures import Figures, Rounds
 from lorarlhf.evaluate.round_words import HEADS, UNKNOWN, best, cells, drift_words, remarks, unscored, where
@@ -14,8 +15,9 @@ from lorarlhf.ui.judge.rounds_view import DUEL
 from lorarlhf.ui.train.advice import ROLES, Step
 
 STEP, MEASURE = "step", "measure"
-"""Names of the buttons that go to no round; those that do are named by its key, after `GO`."""
-GO = "go "
+"""Names of the buttons that go to no round."""
+GO, KEEP = "go ", "keep "
+"""Before the key of a round that is gone to, and before the name of a checkpoint that is kept."""
 SPLIT = (
     "<p class='key'><span><i class='main' aria-hidden='true'></i>held-out votes</span>"
     "<span><i class='least' aria-hidden='true'></i>votes of the next round</span></p>"
@@ -71,6 +73,11 @@ def _best(found: Rounds) -> str:
         return ""
     keep = next((row for row in found.rows if found.best and row.name == found.best.adapter and not row.on), None)
     button = f" {_go(keep, f'Keep {keep.name}')}" if keep else ""
+    if found.best and is_checkpoint(name := found.best.adapter):
+        button = (
+            f" <button type='button' data-name='{KEEP}{escape(name, quote=True)}'>Keep {escape(name)} as an adapter"
+            "</button>"
+        )
     return f"<p class='row'><span>{escape(words)}.</span>{button}</p>"
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+from lorarlhf.checkpoints import checkpoints_stamp
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.evaluate.contest import keep
 from lorarlhf.evaluate.failures import failures, stamp
 from lorarlhf.evaluate.round_figures import Rounds, rounds_on
 from lorarlhf.evaluate.round_words import unscored
@@ -38,7 +40,7 @@ class RoundsView:
             seen = self._stamp()
             if self._known is None or self._known[0] != seen:
                 saved = list_saved(self.desk.workspace.adapters_dir)
-                self._known = seen, rounds_on(self.desk.store, saved, self.desk.fingerprint)
+                self._known = seen, rounds_on(self.desk.store, saved, self.desk.fingerprint, self.desk.checkpoints())
             return self._known[1]
 
     def _stamp(self) -> str:
@@ -46,7 +48,8 @@ class RoundsView:
             (SELECT max(id) FROM retractions), (SELECT max(id) FROM duel_votes), (SELECT count(*) FROM scores),
             (SELECT max(rowid) FROM meta WHERE key LIKE 'drift %' OR key LIKE 'rounds %')"""
         shelf = self.desk.workspace.adapters_dir.stat().st_mtime_ns
-        return f"{self.desk.fingerprint} {shelf} {tuple(self.desk.store.query(sql)[0])}"
+        rows = tuple(self.desk.store.query(sql)[0])
+        return f"{self.desk.fingerprint} {shelf} {checkpoints_stamp(self.desk.workspace)} {rows}"
 
     # -- what to do -------------------------------------------------------------------------------------------
 
@@ -82,6 +85,10 @@ class RoundsView:
         with store.transaction():
             go_to(store, self.desk.adapters(), self.desk.fingerprint, key)
             save_preferences(store, load_preferences(store).model_copy(update={"first": "", "second": ""}))
+
+    def keep(self, name: str) -> str:
+        """Make a checkpoint an adapter, which answers from then on; return its name."""
+        return keep(self.desk.store, self.desk.workspace, name).name
 
     def measure(self) -> None:
         """Have the engine score the next round's votes with the first reward model that has not."""

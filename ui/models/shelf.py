@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.checkpoints import left_behind
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import AdapterError
 from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
@@ -103,6 +104,8 @@ def consequences(desk: Desk, name: str) -> list[str]:
     ]
     if children:
         found.append(f"{', '.join(children)} came from it; they keep working, but their origin is lost")
+    if checkpoints := left_behind(desk.store, desk.workspace, name):
+        found.append(f"the checkpoints of its run go with it: {', '.join(one.name for one in checkpoints)}")
     if runs := _runs_on(desk, name):
         found.append(f"{', '.join(runs)} stopped half-way and could not go on without it")
     return found
@@ -117,9 +120,12 @@ def rename(desk: Desk, name: str, new: str) -> str:
 
 
 def delete(desk: Desk, name: str) -> None:
-    """Delete an adapter for good. Refused while in use."""
+    """Delete an adapter for good, with the checkpoints of its run that nothing else leads to. Refused while in use."""
     _refuse_in_use(desk, name)
+    checkpoints = left_behind(desk.store, desk.workspace, name)
     delete_saved(desk.workspace.adapters_dir, name)
+    for one in checkpoints:
+        delete_saved(one.path.parent, one.name)
 
 
 def _refuse_in_use(desk: Desk, name: str) -> None:

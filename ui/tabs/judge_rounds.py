@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.judge.rounds_html import GO, LOADING, MEASURE, STEP, rounds_html
+from lorarlhf.ui.judge.rounds_html import GO, KEEP, LOADING, MEASURE, STEP, rounds_html
 from lorarlhf.ui.judge.rounds_view import RoundsView
 from lorarlhf.ui.live import UNSEEN, live, warned
 
@@ -27,5 +27,7 @@ def build(desk: Desk) -> None:
             warned(view.measure)
         elif name.startswith(GO):
             warned(lambda: view.go_to(name.removeprefix(GO)))
+        elif name.startswith(KEEP):
+            warned(lambda: view.keep(name.removeprefix(KEEP)))
 
     live(draw, "judge-panel", elem_id="rounds").pick(pick, **UNSEEN)
