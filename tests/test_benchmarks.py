@@ -9,12 +9,13 @@ import importlib.util
 import json
 import math
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import decode, gpu, memory, random_base
+from benchmarks import answer_length, decode, gpu, memory, random_base
 from benchmarks.peers import decode_here, decode_transformers, ppo_here, texts_here
 from benchmarks.peers.decoding import DecodeWork, tokens_per_second
 from benchmarks.peers.texts import LONGEST, SHORTEST, TextWork, lengths, make_texts
@@ -155,6 +156,38 @@ def test_an_answer_of_another_length_is_refused() -> None:
     work = DecodeWork("", "", "cpu", prompt=2, tokens=3, rows=[1])
     with pytest.raises(SystemExit, match="answers of 3 tokens"):
         tokens_per_second(work, 100, lambda prompts: [[1, 2]])
+
+
+# -- length of answers ----------------------------------------------------------------------------------------
+
+
+def test_the_work_of_a_step_grows_with_tokens_and_their_pairs() -> None:
+    shape = known("Qwen/Qwen3-4B")
+    assert shape
+    one, two = answer_length.work_of(shape, 10, 30), answer_length.work_of(shape, 10, 70)
+    products = shape.layers * sum(m.inputs * m.outputs for m in shape.matrices)
+    pairs = 2 * shape.layers * shape.queries * (80 * 81 - 40 * 41) / 2
+    assert two - one == 40 * products + 40 * shape.vocabulary * shape.hidden + pairs
+    seconds = {
+        answer: {"step": [work, 9 * work, work], "sampling": [1.0, 1, 1], "reading": [1.0, 1, 1]}
+        for answer, work in ((30, one), (70, two))
+    }
+    found = answer_length.compare(shape, 10, seconds)
+    assert [row["times"] for row in found["rows"]] == pytest.approx([1, two / one])
+    assert found["holds"]
+    seconds[70]["step"] = [1.01 * two] * 3
+    assert [row["holds"] for row in answer_length.compare(shape, 10, seconds)["rows"]] == [True, False]
+
+
+def test_steps_of_every_length_are_timed_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = partial(fixed_length, **SMALL)
+    monkeypatch.setattr(answer_length, "fixed_length", small)
+    found = answer_length.measure(tmp_path, (2, 4), rounds=1, critic="none")
+    assert {answer: {phase: len(s) for phase, s in of.items()} for answer, of in found.items()} == {
+        answer: {"step": 1, "sampling": 1, "reading": 1} for answer in (2, 4)
+    }
+    for of in found.values():
+        assert of["step"][0] == pytest.approx(of["sampling"][0] + of["reading"][0])
 
 
 # -- memory ---------------------------------------------------------------------------------------------------

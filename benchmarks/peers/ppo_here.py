@@ -28,7 +28,7 @@ def measure(work: Work, steps: int, budget: int, critic: str = "head") -> dict[s
     """Make PPO steps and say what they took; `budget` are the tokens of a micro-batch."""
     meter = Meter()
     stage = make_stage(work, steps, budget, critic)
-    with _timed(meter, stage) as tokens:
+    with timed(meter, stage) as tokens:
         meter.start()
         for step in range(steps):
             stage.step(step)
@@ -67,7 +67,7 @@ def make_stage(work: Work, steps: int, budget: int, critic: str) -> PPOStage:
 
 
 @contextmanager
-def _timed(meter: Meter, stage: PPOStage) -> Iterator[list[int]]:
+def timed(meter: Meter, stage: PPOStage) -> Iterator[list[int]]:
     """Time sampling and training apart, and count the tokens drawn → the counts of each step."""
     draw, update = rollout.draw, stage.update
     counts: list[int] = []

@@ -126,6 +126,10 @@ class Meter:
         """Begin the first step."""
         self._step_began = time.perf_counter()
 
+    def elapsed(self) -> float:
+        """Return the seconds since the step began."""
+        return time.perf_counter() - self._step_began
+
     def step(self) -> None:
         """End a step; the first one, which warms up, is not counted in phases."""
         now = time.perf_counter()

@@ -1,0 +1,98 @@
+"""What does a PPO step cost as answers grow from 64 to 512 tokens? At most in line with them, and attention's share.
+
+    python -m benchmarks.answer_length [--rounds 3] [--critic head|none] [--out FILE]
+
+The fixed workload of `benchmarks.ppo_vs_trl` (random base of 30M in 4 bits, prompts of 32 tokens, 16 answers, 4 epochs)
+with answers of 64, 128, 256 and 512 tokens, in turns, each step timed in two parts: drawing, and all that reads whole
+sequences (scores of the roles, updates). `most` is what the work grows by, as a multiple of the shortest answers':
+products grow with the tokens, attention with the pairs of tokens besides; it is counted in multiplications of the
+base's shape. The benchmark passes where the whole step grows by no more than that.
+
+Prints one JSON object; nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.critics import add_critic
+from benchmarks.peers.workloads import BATCH, Meter, fixed_length
+from benchmarks.record import circumstances, write
+from lorarlhf.plan.shapes import Shape
+
+ANSWERS = (64, 128, 256, 512)
+"""Tokens of every answer."""
+BUDGET = 2048
+"""Tokens of a micro-batch."""
+
+
+def work_of(shape: Shape, prompt: int, answer: int) -> float:
+    """Count the multiplications of a prompt and its answer going once through the base, drawn or read."""
+    total = prompt + answer
+    products = shape.layers * sum(matrix.inputs * matrix.outputs for matrix in shape.matrices)
+    # Every token looks at those before it and at itself, once by their keys and once by their values.
+    pairs = total * (total + 1) / 2
+    return total * products + answer * shape.vocabulary * shape.hidden + pairs * 2 * shape.layers * shape.queries
+
+
+def measure(folder: Path, answers: tuple[int, ...], rounds: int, critic: str) -> dict[int, dict[str, list[float]]]:
+    """Time steps with every length in turn → length → phase → seconds of each round."""
+    from benchmarks.peers.ppo_here import make_stage, timed
+    from lorarlhf.hardware import release_memory
+
+    work = fixed_length(folder)
+    seconds: dict[int, dict[str, list[float]]] = {answer: defaultdict(list) for answer in answers}
+    for round_ in range(rounds + 1):
+        for answer in answers:
+            stage = make_stage(replace(work, answer=answer), rounds + 1, BUDGET, critic)
+            meter = Meter()
+            with timed(meter, stage):
+                meter.start()
+                stage.step(round_)
+                release_memory()
+            whole = meter.elapsed()
+            if round_:  # the first one warms up
+                seconds[answer]["step"].append(whole)
+                seconds[answer]["sampling"].append(meter.phases["sampling"])
+                seconds[answer]["reading"].append(whole - meter.phases["sampling"])
+    return seconds
+
+
+def compare(shape: Shape, prompt: int, seconds: dict[int, dict[str, list[float]]]) -> dict[str, Any]:
+    """Put what steps took beside what their work grew by."""
+    shortest = min(seconds)
+    medians = {n: {phase: statistics.median(found) for phase, found in of.items()} for n, of in seconds.items()}
+    rows = []
+    for answer, found in medians.items():
+        times = found["step"] / medians[shortest]["step"]
+        most = work_of(shape, prompt, answer) / work_of(shape, prompt, shortest)
+        rows.append({"answer": answer, "seconds": found, "times": times, "most": most, "holds": times <= most})
+    return {"batch": BATCH, "prompt": prompt, "budget": BUDGET, "rows": rows, "holds": all(r["holds"] for r in rows)}
+
+
+def main() -> None:
+    """Parse the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    add_critic(parser)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    from transformers import AutoConfig
+
+    from lorarlhf.plan.shapes import shape_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = measure(Path(folder), ANSWERS, arguments.rounds, arguments.critic)
+        shape = shape_of(AutoConfig.from_pretrained(folder), "30M")
+    found = compare(shape, 32, seconds)
+    write(circumstances() | {"critic": arguments.critic} | found, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
