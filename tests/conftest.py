@@ -67,3 +67,11 @@ def lorarlhf(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 def lorarlhf_there(lorarlhf: Run, place: Workspace) -> Run:
     """Run the program on the workspace which the module calls `place`."""
     return lambda *arguments: lorarlhf(*arguments, "--workspace", str(place.path))
+
+
+@pytest.fixture
+def warm_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the engines of this test from a process that has imported all they import."""
+    from tests.warm import PROCESSES
+
+    monkeypatch.setattr("lorarlhf.engine.client.subprocess", PROCESSES)

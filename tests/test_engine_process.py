@@ -53,7 +53,8 @@ def shared(load):
 
 
 @pytest.fixture
-def client(shared):
+def client(shared, warm_engines):
+    """The engine that started from nothing, or one of those that take its place when it is dead."""
     return shared if shared.alive else shared.restart()
 
 
@@ -295,6 +296,7 @@ def test_stopping_saves_the_run_at_work_and_ends_what_waits(client, store):
         client.load().result(0)
 
 
+@pytest.mark.usefixtures("warm_engines")
 def test_a_process_that_does_not_end_is_killed(tmp_path, load):
     client = EngineClient(tmp_path / "work", load).start()
     pid, job = client.pid, client.load()
@@ -305,6 +307,7 @@ def test_a_process_that_does_not_end_is_killed(tmp_path, load):
         job.result(0)
 
 
+@pytest.mark.usefixtures("warm_engines")
 def test_a_workspace_of_a_newer_version_is_refused_in_its_own_words(tmp_path, load):
     with Workspace(tmp_path / "work").store() as store, store.transaction() as db:
         db.execute("INSERT INTO migrations VALUES ('9999-future', '', '99.0')")

@@ -127,6 +127,7 @@ def test_ppo_plans_with_the_ranks_of_its_parents(engine: Engine) -> None:
         assert (demand.trained, demand.frozen, demand.heads) == (trained, (2, 6), 2)
 
 
+@pytest.mark.usefixtures("warm_engines")
 def test_the_client_plans_through_the_pipe(engine: Engine) -> None:
     engine.store.close()
     with EngineClient(engine.workspace.path, engine.load_settings) as client:

@@ -18,6 +18,8 @@ from lorarlhf.ui.launch import sole_app
 from lorarlhf.workspace import Workspace
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("warm_engines")
+
 PATIENCE = 180.0
 SFT = {"rank": 4, "micro_batch_tokens": 256, "batch_size": 4, "epochs": 1000, "checkpoint_every": 1, "eval_every": 500}
 

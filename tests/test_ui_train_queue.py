@@ -70,6 +70,7 @@ def ended(view: TrainingView, status: str, error: str = "") -> str:
     return run
 
 
+@pytest.mark.usefixtures("warm_engines")
 def test_stages_follow_one_another_and_the_next_app_goes_on_with_the_queue(workspace, load):
     desk = Desk(workspace, load).open()
     view = TrainingView(desk)
