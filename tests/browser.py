@@ -16,12 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from lorarlhf.ui.rate.preferences import Preferences, save_preferences
+from lorarlhf.workspace import Workspace
 
 PATIENCE = 180.0
 """Seconds; two processes import torch and Gradio on a machine that may be busy."""
@@ -40,11 +43,14 @@ class App:
         self.workspace, self.options, self.env = workspace, options, env or {}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._ways_out = ExitStack()
+        self._browser: Browser | None = None
 
     def __enter__(self) -> App:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
+        self._ways_out.close()
         self.end()
 
     def start(self) -> App:
@@ -81,15 +87,23 @@ class App:
             self.process.send_signal(how)
             self.process.wait(PATIENCE)
 
-    @contextmanager
-    def page(self, *, wide: int = 1280, high: int = 800, theme: str = "light", **context: Any) -> Iterator[Page]:
-        """Open a page in a fresh browser and check that it behaved when the block ends."""
-        assert CHROMIUM, f"the browser tests want one of {', '.join(BROWSERS)}; on Debian: apt install chromium"
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
+    @property
+    def browser(self) -> Browser:
+        """The browser of this app's pages, started for the first of them: that takes longer than a page does."""
+        if self._browser is None:
+            assert CHROMIUM, f"the browser tests want one of {', '.join(BROWSERS)}; on Debian: apt install chromium"
+            playwright = self._ways_out.enter_context(sync_playwright())
+            self._browser = playwright.chromium.launch(
                 executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
             )
-            page = browser.new_page(viewport={"width": wide, "height": high}, **context)
+            self._ways_out.callback(self._browser.close)
+        return self._browser
+
+    @contextmanager
+    def page(self, *, wide: int = 1280, high: int = 800, theme: str = "light", **context: Any) -> Iterator[Page]:
+        """Open a page as a new visitor, with nothing of the last one's, and check at the end that it behaved."""
+        with self.browser.new_context(viewport={"width": wide, "height": high}, **context) as visitor:
+            page = visitor.new_page()
             page.set_default_timeout(30_000)
             problems: list[str] = []
             page.on("pageerror", lambda error: problems.append(f"error: {error}"))
@@ -97,15 +111,18 @@ class App:
             page.on("request", lambda r: problems.append(f"asked {r.url}") if self.foreign(r.url) else None)
             page.goto(f"{self.url}/?__theme={theme}")
             page.wait_for_selector("#status")
-            try:
-                yield page
-            finally:
-                browser.close()
+            yield page
         assert not problems, problems
 
     def foreign(self, url: str) -> bool:
         """Tell whether a request leaves the app."""
         return not url.startswith((self.url, "data:", "blob:", "about:"))
+
+
+def draw_little(place: Workspace) -> None:
+    """Keep the answers short that lie ready on the Rate tab, for tests of other tabs: every app opens with it."""
+    with place.store() as store:
+        save_preferences(store, Preferences(max_new_tokens=4))
 
 
 def is_error(line: ConsoleMessage) -> bool:

@@ -15,7 +15,7 @@ from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.starter import judge
 from lorarlhf.ui.judge.looked import LOOKED
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, open_section, open_tab, ready
+from tests.browser import PATIENCE, App, draw_little, open_section, open_tab, ready
 from tests.test_ui_app import offences
 
 SLOW = PATIENCE * 1000
@@ -24,6 +24,7 @@ SLOW = PATIENCE * 1000
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     place = Workspace(tmp_path_factory.mktemp("judge") / "work").open()
+    draw_little(place)
     bank, rng = AdapterBank(load_base(LoadSettings())), random.Random(0)
     with place.store() as store:
         told = starter.transcripts()

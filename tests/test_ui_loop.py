@@ -19,7 +19,7 @@ from lorarlhf import starter
 from lorarlhf.data.importing import import_file
 from lorarlhf.starter import judge
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, open_tab, ready
+from tests.browser import PATIENCE, App, draw_little, open_tab, ready
 
 LONG = PATIENCE * 1000
 
@@ -48,6 +48,7 @@ print(json.dumps({"moved": float((after - before).abs().max()), "text": tokenize
 def folder(tmp_path_factory) -> Path:
     """Fill a workspace with prompts, demonstrations and votes between answers of different manners."""
     place = Workspace(tmp_path_factory.mktemp("loop") / "work").open()
+    draw_little(place)
     rng = random.Random(0)
     with place.store() as store:
         import_file(store, starter.shipped_file("demonstrations"), "demonstrations")

@@ -20,7 +20,7 @@ from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.starter import MODEL_DIR
 from lorarlhf.types import Comparison, Origin, Outcome, user
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, open_tab, ready
+from tests.browser import PATIENCE, App, draw_little, open_tab, ready
 
 EVIL = "<img src=x onerror='document.title=1'> ${alert(2)} {{3*3}} ![x](http://evil.example/x.png)"
 SLOW = PATIENCE * 1000
@@ -66,6 +66,7 @@ def fill(place: Workspace) -> None:
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     place = Workspace(tmp_path_factory.mktemp("tabs") / "work").open()
+    draw_little(place)
     fill(place)
     with App(place.path) as app:
         yield app

@@ -10,7 +10,7 @@ import pytest
 from lorarlhf.data.importing import import_file
 from lorarlhf.starter import shipped_file
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, open_tab, ready
+from tests.browser import PATIENCE, App, draw_little, open_tab, ready
 
 LONG = PATIENCE * 1000
 HEAD, FAST = "#run-head", "document.querySelector('#run-head .way').innerText"
@@ -19,6 +19,7 @@ HEAD, FAST = "#run-head", "document.querySelector('#run-head .way').innerText"
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     place = Workspace(tmp_path_factory.mktemp("train") / "work").open()
+    draw_little(place)
     with place.store() as store:
         import_file(store, shipped_file("demonstrations"), "demonstrations")
     with App(place.path) as app:
