@@ -78,6 +78,16 @@ def plain(looks: str, **options: Any) -> gr.HTML:
     return gr.HTML(elem_classes=looks, js_on_load=None, apply_default_css=False, **options)
 
 
+def beating(looks: str, seconds: float = 1.0, **options: Any) -> gr.HTML:
+    """Make a panel as `plain` does, which raises the event `tick` again and again while it can be seen.
+
+    A `gr.Timer` ticks in tabs that nobody looks at too, and each tick has the browser go through every part of every
+    tab that was ever opened: an idle page then keeps most of a core busy, which a base on the processor wants.
+    """
+    beat = asset("beat.js").replace("SECONDS", str(seconds))
+    return gr.HTML(elem_classes=looks, js_on_load=beat, apply_default_css=False, **options)
+
+
 def link_html(path: Path) -> str:
     """Write the link that downloads a file of the workspace's exports."""
     name, address = escape(path.name, quote=True), "gradio_api/file=" + quote(path.as_posix())

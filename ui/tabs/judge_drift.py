@@ -16,10 +16,9 @@ from lorarlhf.ui.judge.drift_html import (
     untried_html,
 )
 from lorarlhf.ui.judge.drift_view import DriftView
-from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, plain, warned
+from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, beating, plain, warned
 
 LOOKS = "judge-panel"
-LOOK_SECONDS = 1.0
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
@@ -32,7 +31,7 @@ class Section:
 
     def __init__(self, desk: Desk) -> None:
         self.view = DriftView(desk)
-        plain(LOOKS, value="<h2>Drift and hacking</h2>")
+        self.head = beating(LOOKS, value="<h2>Drift and hacking</h2>")
         with gr.Row(elem_classes="bottom"):
             self.policy = _choice("Policy", "drifted")
             self.measure = _button("Measure it", "measure-policy")
@@ -62,7 +61,8 @@ class Section:
         ]
         look: dict[str, Any] = {"fn": self.look, "inputs": inputs, "outputs": outputs, **QUIET}
         changed = [box.change for box in (self.policy, self.answering, self.reward)]
-        gr.on([tab.select, gr.Timer(LOOK_SECONDS).tick, *changed], trigger_mode="always_last", **look)
+        gr.on([tab.select, *changed], trigger_mode="always_last", **look)
+        self.head.tick(**look)
         self.measure.click(self._measure, self.policy, **UNSEEN).then(**look)
         self.attempt.click(self._try, [self.answering, self.reward], **UNSEEN).then(**look)
         for button in (self.stop, self.stop_attempt):
