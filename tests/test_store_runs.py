@@ -97,6 +97,21 @@ def test_samples_and_events(store: Store) -> None:
     ]
 
 
+def test_going_back_keeps_the_held_out_answers_that_were_measured_there(store: Store) -> None:
+    id = store.start_run("ppo", "a", "b", {}, {})
+    for step in range(5):
+        store.log_samples(id, step, [{"prompt": f"trained {step}"}])
+        store.log_samples(id, step, [{"prompt": f"held out {step}"}], heldout=True)
+        store.log_metrics(id, step, {"eval/kl": 0.5})
+    store.rewind(id, 3)
+    # After three steps, of which the last has index 2, what was measured stands, as the numbers do.
+    assert [row["prompt"] for row in store.samples(id)] == [
+        *(f"{kind} {step}" for step in range(3) for kind in ("trained", "held out")),
+        "held out 3",
+    ]
+    assert [step for step, _, _ in store.metrics(id)] == [0, 1, 2, 3]
+
+
 def test_a_run_is_found_by_its_id_and_else_by_what_it_makes(store: Store) -> None:
     store.start_run("sft", "manners", "b", {}, {})
     store.start_run("sft", "manners", "b", {}, {})

@@ -106,8 +106,9 @@ class Runs(Database):
             self._update(run_id, "step = min(step, ?)", (step,))
             db.execute("DELETE FROM metrics WHERE run = ? AND step > ?", (run_id, step))
             db.execute("DELETE FROM events WHERE run = ? AND step > ?", (run_id, step))
-            # Samples are numbered by the step they are drawn in, not by the steps done.
-            db.execute("DELETE FROM samples WHERE run = ? AND step >= ?", (run_id, step))
+            # Samples are numbered by the step they are drawn in; held-out answers, as metrics, by the steps done.
+            sql = "DELETE FROM samples WHERE run = ? AND step + (position < ?) > ?"
+            db.execute(sql, (run_id, HELDOUT, step))
 
     def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
         """Record the numbers of a step; a step done again after a resume takes the place of the first.
