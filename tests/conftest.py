@@ -18,8 +18,18 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZE
 # The models are so small that threads only wait for each other, the more so with several workers.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-LONG = ("ui_desk", "ui_loop", "ui_tabs_browser", "ui_duel_browser", "ui_rate_browser", "engine_process")
-LONG += ("ui_judge_drift_browser", "ui_judge_browser", "house", "ppo", "faults", "export", "benchmarks", "resume")
+LONG = ("ui_train_browser", "ui_loop", "ui_desk", "ui_tabs_browser", "ui_duel_browser", "ui_rate_browser")
+LONG += (
+    "engine_process",
+    "ui_judge_drift_browser",
+    "ui_judge_browser",
+    "house",
+    "ppo",
+    "faults",
+    "export",
+    "benchmarks",
+    "resume",
+)
 """The files that take longest, longest first: what is begun last ends last, and leaves the other worker idle."""
 
 
