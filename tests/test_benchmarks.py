@@ -164,19 +164,20 @@ def test_an_answer_of_another_length_is_refused() -> None:
 def test_the_work_of_a_step_grows_with_tokens_and_their_pairs() -> None:
     shape = known("Qwen/Qwen3-4B")
     assert shape
-    one, two = answer_length.work_of(shape, 10, 30), answer_length.work_of(shape, 10, 70)
-    products = shape.layers * sum(m.inputs * m.outputs for m in shape.matrices)
-    pairs = 2 * shape.layers * shape.queries * (80 * 81 - 40 * 41) / 2
-    assert two - one == 40 * products + 40 * shape.vocabulary * shape.hidden + pairs
-    seconds = {
-        answer: {"step": [work, 9 * work, work], "sampling": [1.0, 1, 1], "reading": [1.0, 1, 1]}
-        for answer, work in ((30, one), (70, two))
-    }
-    found = answer_length.compare(shape, 10, seconds)
-    assert [row["times"] for row in found["rows"]] == pytest.approx([1, two / one])
-    assert found["holds"]
-    seconds[70]["step"] = [1.01 * two] * 3
-    assert [row["holds"] for row in answer_length.compare(shape, 10, seconds)["rows"]] == [True, False]
+    one, two = (answer_length.Work.of(shape, 10, answer) for answer in (30, 60))
+    matrices = shape.layers * sum(m.inputs * m.outputs for m in shape.matrices)
+    assert two.products - one.products == 30 * (matrices + shape.vocabulary * shape.hidden)
+    assert (one.attention, two.attention) == tuple(shape.layers * shape.queries * n * (n + 1) for n in (40, 70))
+    # Twice as long an answer may take twice as long, and what attention takes beyond twice.
+    most = 2 + (two.attention - 2 * one.attention) / sum(one)
+    for long, holds in ((most, True), (1.01 * most, False)):
+        phases = {"sampling": [1.0] * 3, "reading": [1.0] * 3}
+        found = answer_length.compare(
+            shape, 10, {30: {"step": [1.0, 9, 1], **phases}, 60: {"step": [long] * 3, **phases}}
+        )
+        assert [row["most"] for row in found["rows"]] == pytest.approx([1, most])
+        assert [row["holds"] for row in found["rows"]] == [True, holds]
+        assert found["rows"][1]["work"] == pytest.approx(sum(two) / sum(one))
 
 
 def test_steps_of_every_length_are_timed_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
