@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from lorarlhf import cli
 from lorarlhf.workspace import Workspace
 
+if TYPE_CHECKING:
+    from lorarlhf.engine.core import Engine
+
 # Before torch and transformers are imported: they read these once.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 # The models are so small that threads only wait for each other, the more so with several workers.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-LONG = ("ui_train_browser", "ui_loop", "ui_desk", "ui_tabs_browser", "ui_duel_browser", "ui_rate_browser")
-LONG += (
-    "engine_process",
-    "ui_judge_drift_browser",
-    "ui_judge_browser",
-    "house",
-    "ppo",
-    "faults",
-    "export",
-    "benchmarks",
-    "resume",
+LONG = (
+    *("ui_train_browser", "ui_loop", "ui_desk", "ui_tabs_browser", "ui_duel_browser", "ui_rate_browser"),
+    *("engine_process", "ui_judge_drift_browser", "ui_judge_browser", "house", "ppo", "faults", "export"),
+    *("benchmarks", "resume"),
 )
 """The files that take longest, longest first: what is begun last ends last, and leaves the other worker idle."""
 
@@ -85,3 +81,16 @@ def warm_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.warm import PROCESSES
 
     monkeypatch.setattr("lorarlhf.engine.client.subprocess", PROCESSES)
+
+
+@pytest.fixture
+def engine(place: Workspace) -> Iterator[Engine]:
+    """An engine on the workspace which the module calls `place`, with the base that it remembers."""
+    from lorarlhf.engine.core import Engine
+    from lorarlhf.settings import LoadSettings
+
+    with place.store() as store:
+        load = LoadSettings.parse(store.get_meta("load"))
+    made = Engine(place, load)
+    yield made
+    made.store.close()

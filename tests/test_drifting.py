@@ -22,10 +22,10 @@ from lorarlhf.evaluate.bestof import best_of_in
 from lorarlhf.evaluate.drift import drift_key, drift_of
 from lorarlhf.evaluate.drift_alarms import alarms
 from lorarlhf.evaluate.questions import QUESTIONS, TEXT
-from lorarlhf.settings import LoadSettings, RewardSettings, SFTSettings
+from lorarlhf.settings import RewardSettings, SFTSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, is_heldout, prompt_key, user
 from lorarlhf.workspace import Workspace
-from tests import tiny
+from tests.small_work import open_small
 
 SMALL = {"rank": 8, "alpha": 16, "micro_batch_tokens": 2048, "heldout_share": 0.4, "batch_size": 16}
 SHORT = ("it is so", "no, not now", "ask her", "by then, yes")
@@ -61,11 +61,7 @@ def as_policy(engine: Engine, name: str, source: str, noise: float = 0.0) -> Non
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Workspace:
     """An SFT adapter of short answers, a reward model that loves length, and policies whose faults are known."""
-    folder = tmp_path_factory.mktemp("drifting")
-    load = {"base": str(tiny.save(folder / "base", arch="qwen3")), "compute": "fp32", "device": "cpu", "bits": 16}
-    place = Workspace(folder / "work")
-    engine = Engine(place, LoadSettings(**load))
-    engine.store.set_meta("load", load)
+    engine = open_small(tmp_path_factory.mktemp("drifting"), bits=16)
     for name, answers in (("sft-1", SHORT), ("rambler", (LONG,)), ("repeater", (AGAIN,))):
         taught(engine, name, answers)
     rng = random.Random(0)
@@ -78,16 +74,7 @@ def place(tmp_path_factory) -> Workspace:
     as_policy(engine, "ppo-long", "rambler")
     as_policy(engine, "ppo-again", "repeater")
     engine.store.close()
-    return place
-
-
-@pytest.fixture
-def engine(place):
-    with place.store() as store:
-        load = LoadSettings(**store.get_meta("load"))
-    engine = Engine(place, load)
-    yield engine
-    engine.store.close()
+    return engine.workspace
 
 
 def words(engine: Engine, name: str) -> str:

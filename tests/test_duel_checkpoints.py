@@ -20,12 +20,12 @@ from lorarlhf.evaluate.heldout import trained_on
 from lorarlhf.evaluate.round_figures import on_every_base
 from lorarlhf.evaluate.round_words import told
 from lorarlhf.library import list_saved, read_saved, rename_saved
-from lorarlhf.settings import LoadSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
+from lorarlhf.settings import PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.store import Contestant
 from lorarlhf.train.checkpoint import find_checkpoint
-from lorarlhf.types import Comparison, Demonstration, Origin, Outcome, is_heldout, user
+from lorarlhf.types import Comparison, Origin, Outcome, is_heldout, user
 from lorarlhf.workspace import Workspace
-from tests import tiny
+from tests.small_work import open_small, teach
 
 SMALL = {"rank": 4, "alpha": 8, "micro_batch_tokens": 512, "heldout_share": 0.5, "batch_size": 4}
 PPO = {**SMALL, "steps": 5, "batch_size": 2, "max_new_tokens": 4, "value_warmup_steps": 0, "learning_rate": 0.05}
@@ -34,21 +34,14 @@ PPO = {**SMALL, "steps": 5, "batch_size": 2, "max_new_tokens": 4, "value_warmup_
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Workspace:
     """A workspace whose policy was trained for five steps, with a checkpoint after each but the last."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    base = tiny.save(folder / "base", arch="qwen3")
-    place = Workspace(folder / "work")
-    engine = Engine(place, LoadSettings(base=str(base), compute="fp32", device="cpu"))
-    store = engine.store
-    store.set_meta("load", {"base": str(base), "compute": "fp32", "device": "cpu"})
-    store.add_demonstrations(Demonstration(user(f"shown {i}?"), f"so {i}") for i in range(12))
-    store.add_comparisons(Comparison(user(f"voted {i}?"), f"yes {i}", "no", Outcome.A) for i in range(12))
-    store.add_prompts(user(f"asked {i}?") for i in range(12))
+    engine = open_small(tmp_path_factory.mktemp("checkpoints"))
+    teach(engine.store)
     train(engine, "sft", SFTSettings(**SMALL, epochs=0.5, learning_rate=0.05, checkpoint_every=0))
     train(engine, "reward", RewardSettings(**SMALL, epochs=0.5, checkpoint_every=1))
     # Nothing but the first step is measured before the last, and the KL budget lets everything pass.
     train(engine, "ppo", PPOSettings(**PPO, checkpoint_every=1, eval_every=5, eval_prompts=2, kl_budget=1e6))
-    store.close()
-    return place
+    engine.store.close()
+    return engine.workspace
 
 
 @pytest.fixture
@@ -56,15 +49,6 @@ def place(made, tmp_path) -> Workspace:
     """A copy of it that a test may change."""
     shutil.copytree(made.path, tmp_path / "work")
     return Workspace(tmp_path / "work")
-
-
-@pytest.fixture
-def engine(place):
-    with place.store() as store:
-        load = LoadSettings(**store.get_meta("load"))
-    engine = Engine(place, load)
-    yield engine
-    engine.store.close()
 
 
 def steps(place: Workspace) -> list[str]:

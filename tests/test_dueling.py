@@ -20,13 +20,13 @@ from lorarlhf.evaluate.heldout import trained_on
 from lorarlhf.export.origin import origin_of
 from lorarlhf.export.readme import Export, write_readme
 from lorarlhf.library import list_saved, read_saved, rename_saved, revise_card
-from lorarlhf.settings import LoadSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
+from lorarlhf.settings import PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.starter import judge as script
 from lorarlhf.store import Contestant, Store
 from lorarlhf.store.migrations import MIGRATIONS
-from lorarlhf.types import Comparison, Demonstration, Origin, Outcome, is_heldout, prompt_key, user
+from lorarlhf.types import Comparison, Origin, Outcome, is_heldout, prompt_key, user
 from lorarlhf.workspace import Workspace
-from tests import tiny
+from tests.small_work import open_small, teach
 
 SMALL = {"rank": 4, "alpha": 8, "micro_batch_tokens": 512, "heldout_share": 0.5, "batch_size": 4}
 X, Y = Contestant("ppo-1", "hash x"), Contestant("", "base print")
@@ -119,30 +119,14 @@ def test_a_database_of_before_gets_the_tables(tmp_path):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Workspace:
     """A workspace with demonstrations, votes and prompts, and all three stages trained on them."""
-    folder = tmp_path_factory.mktemp("dueling")
-    base = tiny.save(folder / "base", arch="qwen3")
-    place = Workspace(folder / "work")
-    engine = Engine(place, LoadSettings(base=str(base), compute="fp32", device="cpu"))
-    store = engine.store
-    store.set_meta("load", {"base": str(base), "compute": "fp32", "device": "cpu"})
-    store.add_demonstrations(Demonstration(user(f"shown {i}?"), f"so {i}") for i in range(12))
-    store.add_comparisons(Comparison(user(f"voted {i}?"), f"yes {i}", "no", Outcome.A) for i in range(12))
-    store.add_prompts(user(f"asked {i}?") for i in range(12))
+    engine = open_small(tmp_path_factory.mktemp("dueling"))
+    teach(engine.store)
     train(engine, "sft", SFTSettings(**SMALL, epochs=0.5, learning_rate=0.05))
     train(engine, "reward", RewardSettings(**SMALL, epochs=0.5))
     ppo = {**SMALL, "steps": 1, "batch_size": 2, "max_new_tokens": 4, "value_warmup_steps": 0}
     train(engine, "ppo", PPOSettings(**ppo, eval_prompts=2, learning_rate=0.05))
-    store.close()
-    return place
-
-
-@pytest.fixture
-def engine(place):
-    with place.store() as store:
-        load = LoadSettings(**store.get_meta("load"))
-    engine = Engine(place, load)
-    yield engine
     engine.store.close()
+    return engine.workspace
 
 
 def kinds(place: Workspace, store: Store, name: str) -> dict[str, set[bool]]:

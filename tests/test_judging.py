@@ -8,17 +8,16 @@ import random
 import pytest
 
 from lorarlhf.engine import judging
-from lorarlhf.engine.core import Engine
 from lorarlhf.engine.judging import judge, unscored
 from lorarlhf.engine.training import train
 from lorarlhf.errors import AdapterError
 from lorarlhf.evaluate.health import health_of, judge_of
 from lorarlhf.evaluate.warnings import warnings
-from lorarlhf.settings import LoadSettings, RewardSettings, SamplingSettings, SFTSettings
+from lorarlhf.settings import RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.store.scores import answer_key
 from lorarlhf.types import Comparison, Demonstration, Outcome, is_heldout, prompt_key, user
 from lorarlhf.workspace import Workspace
-from tests import tiny
+from tests.small_work import open_small
 
 SMALL = {"rank": 4, "alpha": 8, "micro_batch_tokens": 512, "heldout_share": 0.4, "batch_size": 8}
 SHORT = SamplingSettings(max_new_tokens=4)
@@ -28,10 +27,7 @@ LONG = "and so on and on and on"
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Workspace:
     """A workspace whose person always prefers the longer answer, and a reward model that has learnt that."""
-    folder = tmp_path_factory.mktemp("judging")
-    base = tiny.save(folder / "base", arch="qwen3")
-    place = Workspace(folder / "work")
-    engine = Engine(place, LoadSettings(base=str(base), compute="fp32", device="cpu"))
+    engine = open_small(tmp_path_factory.mktemp("judging"))
     rng = random.Random(0)
     prompts = [user(f"question number {i}?") for i in range(90)]
     votes = []
@@ -42,20 +38,10 @@ def place(tmp_path_factory) -> Workspace:
         )
     engine.store.add_comparisons(votes)
     engine.store.add_demonstrations(Demonstration(p, "yes") for p in prompts[:12])
-    engine.store.set_meta("load", {"base": str(base), "compute": "fp32", "device": "cpu"})
     train(engine, "sft", SFTSettings(**SMALL, epochs=0.2))
     train(engine, "reward", RewardSettings(**SMALL, epochs=6, learning_rate=0.02))
     engine.store.close()
-    return place
-
-
-@pytest.fixture
-def engine(place):
-    with place.store() as store:
-        load = LoadSettings(**store.get_meta("load"))
-    engine = Engine(place, load)
-    yield engine
-    engine.store.close()
+    return engine.workspace
 
 
 def test_everything_is_scored_once_and_the_report_stands_without_a_model(engine, place, monkeypatch):

@@ -114,14 +114,14 @@ class _Probe:
         """Describe the pass of so many examples."""
         return self.cutting.one_pass(self.some(count), logits=True)
 
+    def writer(self) -> Callable[[int], list[int]]:
+        """Return what writes texts of so many random words, the same ones each time."""
+        words, top = torch.Generator().manual_seed(0), self.base.vocabulary - 1
+        return lambda length: torch.randint(0, top, (length,), generator=words).tolist()
+
     def batch(self, count: int) -> Batch:
         """Make the rows of so many examples, of random words."""
-        words = torch.Generator().manual_seed(0)
-
-        def text(length: int) -> list[int]:
-            return torch.randint(0, self.base.vocabulary - 1, (length,), generator=words).tolist()
-
-        made = []
+        text, made = self.writer(), []
         for example in self.some(count):
             prompt = text(max(row.prompt for row in example))
             made += [Row(prompt[: row.prompt], text(row.answer)) for row in example]
@@ -145,9 +145,7 @@ class _Probe:
 
     def draw(self, rows: int, tokens: int) -> None:
         """Draw answers that do not end early."""
-        words = torch.Generator().manual_seed(0)
-        top = self.base.vocabulary - 1
-        prompts = [torch.randint(0, top, (length,), generator=words).tolist() for length in self.prompts(rows)]
+        prompts = list(map(self.writer(), self.prompts(rows)))
         settings = SamplingSettings(
             max_new_tokens=tokens,
             batch_rows=rows,
