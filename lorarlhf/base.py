@@ -34,7 +34,7 @@ from lorarlhf.base_files import BaseFiles, find_files, fingerprint
 from lorarlhf.base_weights import QUANTISED, base_hash, bytes_needed, layers_kept_16bit, measured_bytes
 from lorarlhf.data.chat import end_of_turn_id, ensure_pad
 from lorarlhf.errors import BaseModelError
-from lorarlhf.hardware import free_bytes, keep_large_tensors_apart, pick_device, pick_dtype, why_no_quantisation
+from lorarlhf.hardware import free_bytes, keep_little_back, pick_device, pick_dtype, why_no_quantisation
 from lorarlhf.output import backbone, check_output_layer, logits_of
 from lorarlhf.settings import LoadSettings
 
@@ -113,7 +113,7 @@ def load_base(settings: LoadSettings, progress: Progress | None = None) -> Base:
     """Load what `settings` name, frozen and in eval mode; raise `BaseModelError` with one line if that fails."""
     tell = progress or (lambda text, share: None)
     started = time.monotonic()
-    keep_large_tensors_apart()
+    keep_little_back()
     with _quiet():
         tell("Looking for the base model", 0.0)
         device = pick_device(settings.device)

@@ -156,17 +156,25 @@ def make_room(device: torch.device) -> None:
     release_memory()
 
 
-def keep_large_tensors_apart() -> None:
-    """Have the C library take large tensors straight from the system, and give them back as soon as they are freed.
+def keep_little_back() -> None:
+    """Have the libraries below torch keep little of what is not needed again; call it before the first product.
 
-    Left alone, glibc raises that border to 32 MB as it sees larger ones freed, and then keeps the pieces between the
-    tensors of a pass: 1,024 tokens through a base of 0.5B took 5.5 GB instead of 4.5, no faster.
+    The C library takes large tensors straight from the system, and gives them back as soon as they are freed. Left
+    alone, glibc raises that border to 32 MB as it sees larger ones freed, and then keeps the pieces between the tensors
+    of a pass: 1,024 tokens through a base of 0.5B took 5.5 GB instead of 4.5, no faster.
+
+    oneDNN writes code for every shape of a product in bf16, and it and torch's layer above it keep that of the newest
+    1,024 shapes: 550 MB in a run whose passes are all of other sizes. A pass needs 20 to 60 of them.
     """
     mallopt = getattr(_C_LIBRARY, "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_TENSOR)
+    for places in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(places, str(KERNELS))
 
 
+KERNELS = 128
+"""Shapes whose code is kept: with 1,024 a step takes as long (a test compares the plan's number)."""
 M_MMAP_THRESHOLD = -3
 """Of <malloc.h>."""
 LARGE_TENSOR = 2**23

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from lorarlhf.base import Base
+from lorarlhf.cache import roomy_cache
 from lorarlhf.data.chat import clean, encode_prompt, stop_texts
 from lorarlhf.forward import context_of
 from lorarlhf.settings import SamplingSettings
@@ -138,13 +138,16 @@ class _Decoder:
         # A few more than the longest stop text has bytes: special tokens write nothing, and a first blank may vanish.
         self.tail = 8 + max((len(stop.encode()) for stop in stops), default=0)
         self.uniforms_BR = uniforms_BR.to(_wide(base.device)).to(base.device)
-        width = max(len(ids) for ids in prompts)
-        padded = [[base.pad_id] * (width - len(ids)) + ids for ids in prompts]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        # A prompt with several answers is read once.
+        place: dict[tuple[int, ...], int] = {}
+        self.reads = [place.setdefault(tuple(ids), len(place)) for ids in prompts]
+        width = max(len(ids) for ids in place)
+        padded = [[base.pad_id] * (width - len(ids)) + list(ids) for ids in place]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in place]
         self.ids_BL = torch.tensor(padded, device=base.device)
         self.mask_BL = torch.tensor(mask, device=base.device)
         self.positions_BL = (self.mask_BL.cumsum(-1) - 1).clamp_min(0)
-        self.cache = DynamicCache(config=base.model.config.get_text_config())
+        self.cache = roomy_cache(base.model.config.get_text_config())
         self.alive = list(range(len(prompts)))
         self.drawn: list[list[int]] = [[] for _ in prompts]
         self.finished: dict[int, Completion] = {}
@@ -153,6 +156,8 @@ class _Decoder:
         """Decode until every row has ended; yield the tokens of each step by row."""
         for step in range(self.settings.max_new_tokens):
             logits_BV = self._forward()
+            if len(logits_BV) < len(self.alive):
+                logits_BV = logits_BV[self._pick(self.reads)]
             chosen_B = choose(
                 logits_BV, self.uniforms_BR[self.alive, step], self.settings.temperature, self.settings.top_p
             )
@@ -181,14 +186,18 @@ class _Decoder:
     def _advance(self, chosen_B: Tensor, kept: list[int]) -> None:
         """Feed the chosen tokens next, and let ended rows go."""
         if len(kept) < len(self.alive):
-            kept_B = torch.tensor(kept, device=self.base.device)
-            self.cache.batch_select_indices(kept_B)
-            self.mask_BL, self.positions_BL = self.mask_BL[kept_B], self.positions_BL[kept_B]
-            chosen_B = chosen_B[kept_B]
+            chosen_B = chosen_B[self._pick(kept)]
             self.alive = [self.alive[k] for k in kept]
         self.ids_BL = chosen_B[:, None]
         self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.ids_BL)], dim=-1)
         self.positions_BL = self.positions_BL[:, -1:] + 1
+
+    def _pick(self, rows: list[int]) -> Tensor:
+        """Make these rows of the cache the batch → their indices as a tensor."""
+        rows_B = torch.tensor(rows, device=self.base.device)
+        self.cache.batch_select_indices(rows_B)
+        self.mask_BL, self.positions_BL = self.mask_BL[rows_B], self.positions_BL[rows_B]
+        return rows_B
 
     def _ended(self, row: int) -> bool:
         stopped = self.drawn[row][-1] in self.base.eos_ids

@@ -9,9 +9,11 @@ from lorarlhf.adapters import UNPACKED_MOST, AdapterBank
 from lorarlhf.algo.logprobs import CHUNK_ELEMENTS, LEAST_ROWS
 from lorarlhf.attention import SHORT
 from lorarlhf.base import Base, load_base
+from lorarlhf.cache import ROOM
 from lorarlhf.data.tokens import Row, collate
 from lorarlhf.errors import BaseModelError, SettingsError
 from lorarlhf.forward import response_logprobs, response_values
+from lorarlhf.hardware import KERNELS
 from lorarlhf.plan import memory
 from lorarlhf.plan.memory import (
     Demand,
@@ -104,6 +106,7 @@ def test_logits_by_hand() -> None:
     assert learn_bytes(Load(wide, 4, 2, "cuda"), Pass(4, 64, 200), rank=2)["logits"] == 83 * 200_000 * 12
     assert (memory.LOGITS_CHUNK, memory.LOGITS_ROWS) == (CHUNK_ELEMENTS, LEAST_ROWS)
     assert (memory.SHORT, memory.UNPACKED_MOST) == (SHORT, UNPACKED_MOST)
+    assert (memory.ROOM, memory.KERNELS) == (ROOM, KERNELS)
 
 
 @pytest.mark.parametrize(("name", "gigabytes"), [("Llama-3.1-8B", 5.7), ("Qwen3-4B", 2.65), ("Qwen3-1.7B", 1.35)])
@@ -211,7 +214,7 @@ def test_logits_and_drawing_are_within_a_tenth(tmp_path_factory: pytest.TempPath
     found = learn_bytes(load, Pass(4, 64, 128, 4 * 64), 4)
     assert found["logits"] > found["activations"]
     assert sum(found.values()) == pytest.approx(learned.bytes, rel=0.1)
-    prompts = [list(range(3, 19 - (i == 1))) for i in range(16)]
+    prompts = [list(range(3 + i, 19 + i - (i == 1))) for i in range(16)]
     for top_p in (1.0, 0.9):
         with allocated(CPU) as drawn, bank.drawing("one"):
             complete(base, prompts, SamplingSettings(max_new_tokens=4, top_p=top_p))
@@ -300,11 +303,11 @@ def test_the_work_of_ppo_by_hand() -> None:
     assert efforts["score"][3:6] == (3 * 4, 3 * 4 * 68, 3 * 2 * 20)
     assert efforts["learn"][:3] == (5, 5 * 68, 2 * 20)
     assert efforts["learn"].updates == 5
-    # Without a critic there is no warm-up, and nothing else differs: two prompts, each read for two answers
-    # when they are drawn, and once for both in every pass after that.
+    # Without a critic there is no warm-up, and nothing else differs: two prompts, each read once for its two answers,
+    # when they are drawn and in every pass after that.
     none = PPOSettings.parse({**settings.model_dump(), "critic": "none", "answers_per_prompt": 2})
     efforts = work_of(none, data, Roles((4,), (4, 4), 1)).efforts
-    assert efforts["draw"] == (0, 0, 0, 3, 3 * 48, 0, 3, 3 * 4, 3 * 16, 0, 0)
+    assert efforts["draw"] == (0, 0, 0, 3, 3 * 24, 0, 3, 3 * 4, 3 * 16, 0, 0)
     assert efforts["score"][3:6] == (3 * 3, 3 * 3 * (68 - 24), 3 * 2 * 20)
     assert efforts["learn"][:3] == (3, 3 * (68 - 24), 3 * 20)
     assert efforts["learn"].updates == 3
@@ -330,7 +333,7 @@ def test_each_prompt_of_a_step_is_read_once_for_every_answer_to_it() -> None:
     prompts = Data(tuple((Length(10 * n, 0),) for n in range(1, 5)))
     settings = PPOSettings(batch_size=4, answers_per_prompt=4, critic="none", max_new_tokens=8, steps=3)
     work = work_of(settings, prompts, Roles((4,), (4, 4), 1), lambda step, size, *_: list(range(step, step + size)))
-    assert work.efforts["draw"].score_tokens == 4 * (10 + 20 + 30)
+    assert work.efforts["draw"].score_tokens == 10 + 20 + 30
 
 
 def test_a_probe_gets_the_examples_of_a_first_step() -> None:

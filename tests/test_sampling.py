@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import DynamicCache
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base, load_base
+from lorarlhf.cache import ROOM, roomy_cache
 from lorarlhf.data.chat import encode_prompt
 from lorarlhf.forward import context_of
 from lorarlhf.sampling import choose, complete, generate
@@ -161,6 +163,50 @@ def test_prompts_end_and_go_on_beyond_the_sliding_window(load):
     expected = theirs(base, rows, new, end)
     assert max(map(len, expected)) > window
     assert [c.tokens for c in complete(ending(base, end), rows, greedy(max_new_tokens=new))] == expected
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHS)
+def test_answers_to_one_prompt_read_it_once(load, arch):
+    base, (long, other, short) = load(arch), prompts()[1:4]
+    rows = [long, other, long, short, other, long]
+    read = []
+    with base.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
+    ):
+        found = [c.tokens for c in complete(ending(base, None), rows, greedy())]
+    assert read[:2] == [(3, LONGEST), (6, 1)]
+    assert found == theirs(base, rows, 16, None)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_answers_outgrow_the_room_of_their_cache(load, arch):
+    base, rows, new = load(arch), prompts(), 2 * ROOM + 9
+    free = theirs(base, rows, new, None)
+    end = common_token([row[ROOM:] for row in free])  # some rows leave after the cache has grown
+    assert [c.tokens for c in complete(ending(base, end), rows, greedy(max_new_tokens=new))] == theirs(
+        base, rows, new, end
+    )
+
+
+def test_the_cache_holds_what_that_of_transformers_holds(load):
+    config = load("llama").model.config
+    ours, theirs = roomy_cache(config), DynamicCache(config=config)
+    copies, rows = set(), 3
+    for tokens, kept in [(5, [0, 1, 2]), (1, [2, 0, 0, 1]), (ROOM, [3, 1]), *[(1, [0, 1])] * ROOM, (3 * ROOM, [1])]:
+        states = torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 4)
+        length, _ = ours.get_mask_sizes(tokens, 0)
+        for mine, usual in zip(ours.update(*states, 0), theirs.update(*states, 0), strict=True):
+            held = usual.shape[2]
+            assert torch.equal(mine[:, :, :held], usual)
+            assert mine.shape[2] == length
+            assert not mine[:, :, held:].any()
+        assert ours.get_seq_length() == theirs.get_seq_length()
+        copies.add(ours.layers[0].keys.data_ptr())
+        if len(kept) < rows or kept != list(range(rows)):
+            for cache in (ours, theirs):
+                cache.batch_select_indices(torch.tensor(kept))
+            rows = len(kept)
+    assert len(copies) < 10  # of 68 updates: the others found room
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

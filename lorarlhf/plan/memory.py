@@ -25,8 +25,12 @@ PROCESS_BYTES = 480 * 2**20
 """Resident memory of a process that has imported torch, transformers and peft, on a CPU."""
 HEAP_BYTES = 96 * 2**20
 """What glibc keeps back between the tensors of a pass, where no probe measured it: 44 to 105 MB were seen."""
-KERNELS_BYTES, KERNELS_MOST = 2_500_000, 85_000_000
-"""What oneDNN keeps on a CPU in bf16 for every new size of a pass, and for all of them: its cache has 1,024 places."""
+KERNELS, KERNEL_BYTES = 128, 540_000
+"""Shapes of products whose code is kept on a CPU in bf16 (a test compares the number), and bytes of each."""
+LEARN_KERNELS, SCORE_KERNELS, ROW_KERNELS = 26, 14, 8
+"""Shapes that a pass of a new size brings with it, with a gradient and without, and every answer that ends."""
+ROOM = 64
+"""Tokens by which the cache of answers grows (a test compares it)."""
 LOGITS_CHUNK, LOGITS_ROWS = {"cpu": 2**22, "other": 2**24}, 64
 """Numbers in the chunk of logits that is held at a time, and rows at least (a test compares both with the code)."""
 SHORT = 200
@@ -104,6 +108,8 @@ class Drawing(NamedTuple):
     answer: int
     """Longest answer."""
     top_p: float = 1.0
+    each: int = 1
+    """Answers to every prompt, which is read once."""
 
 
 @dataclass(frozen=True)
@@ -213,11 +219,11 @@ def _moments(step: int) -> int:
 
 def _kernels(load: Load, demand: Demand) -> int:
     """Count the bytes of the code that oneDNN writes for the sizes of the passes."""
-    passes = (*(p for p, _ in demand.learn), *demand.score)
-    sizes = len({p.tokens for p in passes} | {area for p in passes for area in p.areas})
-    # A drawn token looks back on one more than the token before it.
-    sizes += max((d.answer for d in demand.draw), default=0)
-    return min(KERNELS_MOST, KERNELS_BYTES * sizes) if load.item < FP32 else 0
+    shapes = LEARN_KERNELS * len({p.tokens for p, _ in demand.learn}) + SCORE_KERNELS * len(
+        {p.tokens for p in demand.score}
+    )
+    shapes += ROW_KERNELS * max((d.rows for d in demand.draw), default=0)
+    return KERNEL_BYTES * min(KERNELS, shapes) if load.item < FP32 else 0
 
 
 def _learn(load: Load, demand: Demand, fix: Correction, always: Parts, trained: list[int]) -> Phase:
@@ -350,16 +356,16 @@ def score_bytes(load: Load, p: Pass, targets: str = "all-linear") -> Parts:
 def draw_bytes(load: Load, d: Drawing) -> Parts:
     """Count what drawing holds at its peak: while it reads the prompts, or at its last step, when the cache is full."""
     shape, item = load.shape, load.item
-    tokens = d.prompt + d.answer
+    tokens = -(-(d.prompt + d.answer) // ROOM) * ROOM
     full = float(cache_bytes(shape, d.rows, tokens, item))
-    # A layer's cache grows by copying it.
+    # A layer's cache grows by copying it, first its keys, then its values.
     one = shape.keys * d.rows * tokens * item
     per_logit = item + (CHOOSE_LOGIT if d.top_p == 1 else NUCLEUS_LOGIT)
     logits = float(per_logit * d.rows * shape.vocabulary)
     unpacked = _unpacked(load)
     last = {"cache": full, "activations": unpacked + max(float(one), _dequantised(load)), "logits": 0.0}
     chosen = {"cache": full, "activations": unpacked, "logits": logits}
-    read = Pass(d.rows, d.prompt, 0)
+    read = Pass(-(-d.rows // d.each), d.prompt, 0)
     reading = {
         "cache": float(cache_bytes(shape, d.rows, d.prompt, item)),
         # Left-padded rows have positions, and so rotations, of their own.

@@ -287,7 +287,7 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
         order = cut.batch_of(step, size, len(prompts), s.seed)
         asked = [prompts[i] for i in order for _ in range(s.answers_per_prompt)]
         rows = [answered(row, s.max_new_tokens) for row in asked]
-        drawings += _drawings(rows, s)
+        drawings += _drawings(rows, s, s.answers_per_prompt)
         full = cut.passes(rows, logits=True, each=s.answers_per_prompt)
         scored += full
         part = cut.passes(rows[: len(rows) // s.mini_batches], logits=True, each=s.answers_per_prompt)
@@ -296,15 +296,15 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
         if s.critic == "adapter":
             longest += [(p._replace(answers=0), len(roles.trained) - 1) for p in part]
         lived = [answered(row, _lived(data, s, rng)) for row in asked]
-        draw = draw.plus(_draw_effort(lived, s))
+        draw = draw.plus(_draw_effort(lived, s, s.answers_per_prompt))
         score = score.plus(_score_effort(lived, s, cut, each=s.answers_per_prompt))
         learn = learn.plus(_learn_effort(lived, s, cut, warming=step < s.value_only_steps))
     times = s.steps / sampled
     if times > 1:  # warm-up comes once
         learn = _beyond_warmup(learn, [answered(row, _lived(data, s, rng)) for row in prompts], s, cut, sampled)
     judged = [answered(row, _lived(data, s, rng)) for row in held]
-    evaluation = _draw_effort(judged, s).plus(_score_effort(judged, s, cut, each=1))
-    drawings += _drawings([answered(row, s.max_new_tokens) for row in held], s)
+    evaluation = _draw_effort(judged, s, 1).plus(_score_effort(judged, s, cut, each=1))
+    drawings += _drawings([answered(row, s.max_new_tokens) for row in held], s, 1)
     demand = Demand(
         trained=roles.trained,
         frozen=roles.frozen,
@@ -345,17 +345,17 @@ def _chunks(rows: Sequence[Length], s: PPOSettings) -> list[list[Length]]:
     return [order[i : i + s.rollout_rows] for i in range(0, len(order), s.rollout_rows)]
 
 
-def _drawings(rows: Sequence[Length], s: PPOSettings) -> list[Drawing]:
+def _drawings(rows: Sequence[Length], s: PPOSettings, each: int) -> list[Drawing]:
     return [
-        Drawing(len(chunk), max(row.prompt for row in chunk), max(row.answer for row in chunk), s.top_p)
+        Drawing(len(chunk), max(row.prompt for row in chunk), max(row.answer for row in chunk), s.top_p, each)
         for chunk in _chunks(rows, s)
     ]
 
 
-def _draw_effort(rows: Sequence[Length], s: PPOSettings) -> Effort:
+def _draw_effort(rows: Sequence[Length], s: PPOSettings, each: int) -> Effort:
     chunks = _chunks(rows, s)
     # Its first token comes from the pass that reads the prompt.
-    reads = [Pass(len(chunk), max(row.prompt for row in chunk), 0) for chunk in chunks]
+    reads = [Pass(-(-len(chunk) // each), max(row.prompt for row in chunk), 0) for chunk in chunks]
     steps = sum(max(row.answer for row in chunk) - 1 for chunk in chunks)
     return scoring(reads).plus(Effort(drawings=1, steps=steps, drawn=sum(row.answer - 1 for row in rows)))
 
