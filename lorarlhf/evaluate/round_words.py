@@ -34,7 +34,8 @@ def cells(row: Figures) -> tuple[str, ...]:
 
 
 def _votes(row: Figures) -> str:
-    return f"{row.votes:,} ({row.imported:,} from files)" if row.imported else f"{row.votes:,}"
+    files = f" ({row.imported:,} from files)" if row.imported else ""
+    return f"{row.votes:,} of people{files}, {row.scripted:,} scripted" if row.scripted else f"{row.votes:,}{files}"
 
 
 def _share(share: Share) -> str:
@@ -89,7 +90,8 @@ def unscored(found: Rounds) -> list[Unscored]:
 def where(found: Rounds) -> str:
     """Say in a sentence which round is on."""
     now = found.now
-    text = f"Round {now.number}: {now.name} answers, with {counted(now.votes, 'vote')} so far"
+    votes = counted(now.votes, "vote") + (f" of people and {now.scripted:,} scripted" if now.scripted else "")
+    text = f"Round {now.number}: {now.name} answers, with {votes} so far"
     aside = ", ".join(row.name for row in found.rows if not row.led)
     return f"{text}. Not on the way here, but still there with all votes: {aside}" if aside else text
 
