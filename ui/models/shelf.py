@@ -10,11 +10,11 @@ from lorarlhf.checkpoints import left_behind
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import AdapterError
 from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
+from lorarlhf.store import UNFINISHED
 from lorarlhf.ui.desk import Desk
 
 ROLES = {"sft": "SFT", "reward": "reward model", "ppo": "PPO policy"}
 """What the stages make, in words."""
-RESUMABLE = ("paused", "interrupted", "running")
 
 Row = dict[str, Any]
 
@@ -116,7 +116,7 @@ def rename(desk: Desk, name: str, new: str) -> str:
     _refuse_in_use(desk, name)
     if runs := _runs_on(desk, name):
         raise AdapterError(f"{', '.join(runs)} stopped half-way and looks for {name} under this name; finish it first")
-    return rename_saved(desk.workspace.adapters_dir, name, new.strip()).name
+    return rename_saved(desk.workspace.adapters_dir, name, new.strip(), desk.store.promised()).name
 
 
 def delete(desk: Desk, name: str) -> None:
@@ -138,7 +138,7 @@ def _runs_on(desk: Desk, name: str) -> list[str]:
     return [
         run.id
         for run in desk.store.runs()
-        if run.status in RESUMABLE and name in dict(run.parents.get("adapters", {})).values()
+        if run.status in UNFINISHED and name in dict(run.parents.get("adapters", {})).values()
     ]
 
 
