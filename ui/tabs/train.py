@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lorarlhf.errors import LoraRlhfError
-from lorarlhf.library import SavedAdapter, free_name
+from lorarlhf.library import free_name
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward
@@ -347,7 +346,7 @@ class Page:
             found[part.plan] = run_html.plan_html(text, possible=not problem)
             found[part.start] = gr.update(interactive=not problem)
             # Waiting helps against what others make or hold; a stage without data of its own would wait for nothing.
-            found[part.queue] = gr.update(interactive=now.base and not missing(stage, _in_time(now)))
+            found[part.queue] = gr.update(interactive=now.base and not missing(stage, now.in_time()))
         return found
 
     def _costs_stamp(self, now: Standing, filled: Mapping[Any, Any]) -> str:
@@ -409,12 +408,6 @@ def _named(runs: list[RunRow]) -> list[dict[str, str]]:
     """Name runs as shortly as tells them apart."""
     adapters = [run.adapter for run in runs]
     return [{"id": run.id, "name": run.adapter if adapters.count(run.adapter) == 1 else run.called} for run in runs]
-
-
-def _in_time(now: Standing) -> Standing:
-    """Imagine the turn of a queued stage: nothing else is at work, and what stages make has been made."""
-    made = SavedAdapter(Path("reward"), {"stage": "reward"})
-    return replace(now, at_work="", adapters=[*now.adapters, made], present=None)
 
 
 def _stage_part(desk: Desk, stage: str) -> StagePart:
