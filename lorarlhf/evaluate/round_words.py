@@ -12,7 +12,7 @@ from lorarlhf.evaluate.duels import Result
 from lorarlhf.evaluate.round_figures import Drifted, Figures, Rounds
 from lorarlhf.evaluate.statistics import Share
 from lorarlhf.evaluate.warnings import percent
-from lorarlhf.reading import FAR_NATS, FEW_VOTES, Remark
+from lorarlhf.reading import FAR_NATS, FEW_VOTES, Remark, figure
 
 HEADS = ("Round", "Who answered", "Votes", "Reward model", "Held-out", "On the next votes", "Policy", "Wins", "KL")
 UNKNOWN = "–"
@@ -59,17 +59,17 @@ def _wins(wins: Result | None) -> str:
 def _kl(drift: Drifted | None) -> str:
     if drift is None:
         return UNKNOWN
-    about = f" ({drift.low:.1f} to {drift.high:.1f})" if math.isfinite(drift.low) else ""
-    return f"{drift.kl:.1f}{about}"
+    kl, low, high = (figure(value, ".1f") for value in (drift.kl, drift.low, drift.high))
+    return f"{kl} ({low} to {high})" if math.isfinite(drift.low) else kl
 
 
 def drift_words(drift: Drifted | None) -> str:
     """Say what else is known of a policy's answers; empty where nothing is."""
     if drift is None:
         return ""
-    parts = [f"mean reward {drift.reward:+.2f}"] if math.isfinite(drift.reward) else []
+    parts = [f"mean reward {figure(drift.reward, '+.2f')}"] if math.isfinite(drift.reward) else []
     parts += [f"{drift.length:.0f} tokens an answer"] if math.isfinite(drift.length) else []
-    return ", ".join([*parts, "measured" if drift.measured else "as its run says"]).replace("-", "−")
+    return ", ".join([*parts, "measured" if drift.measured else "as its run says"])
 
 
 # -- what it comes to -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from lorarlhf.checkpoints import left_behind
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import AdapterError
 from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
+from lorarlhf.reading import figure
 from lorarlhf.store import UNFINISHED
 from lorarlhf.ui.desk import Desk
 
@@ -75,8 +76,8 @@ def key_metric(stage: str, metrics: dict[str, float]) -> str:
         held = f" of {votes:.0f} held-out votes" if votes else ""
         return f"{metrics['eval/accuracy']:.0%}{held} right"
     if stage == "ppo" and "eval/scores" in metrics:
-        kl = f", KL {metrics['eval/kl']:.1f}" if "eval/kl" in metrics else ""
-        return f"score {metrics['eval/scores']:+.2f}{kl}"
+        kl = f", KL {figure(metrics['eval/kl'], '.1f')}" if "eval/kl" in metrics else ""
+        return f"score {figure(metrics['eval/scores'], '+.2f')}{kl}"
     if "eval/loss" in metrics:
         return f"held-out loss {metrics['eval/loss']:.3f}"
     return ""
