@@ -161,10 +161,12 @@ class Page:
             return self._attempt(lambda: self._start(do, filled), self.step_problem)
         return {self.step_problem: ""} | self.look_first.settle()
 
-    def _enqueuer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
+    def _enqueuer(
+        self, stage: str, problem: gr.HTML, *, unseen: bool = False
+    ) -> Callable[[Mapping[Any, Any]], Updates]:
         form = self.stages[stage].form
 
-        def enqueue(filled: Mapping[Any, Any], *, unseen: bool = False) -> Updates:
+        def enqueue(filled: Mapping[Any, Any]) -> Updates:
             settings, name = (lambda: form.settings(self.desk, filled)), filled[form.name] or ""
             action = lambda: self.view.queue.add(stage, settings(), name, unseen=unseen)  # noqa: E731
             return self._attempt(action, problem, "queue")
@@ -175,7 +177,7 @@ class Page:
         """Do with a reward model nobody looked at what the person asked for before."""
         problem = self.stages["ppo"].problem
         if filled[self.look_first.asked] == "queue":
-            return self._enqueuer("ppo", problem)(filled, unseen=True)
+            return self._enqueuer("ppo", problem, unseen=True)(filled)
         return self._attempt(lambda: self._start("ppo", filled, unseen=True), problem)
 
     def _measurer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
@@ -396,7 +398,8 @@ class Page:
 def _shown(runs: list[RunRow], chosen: str) -> RunRow | None:
     """Find the run to show: the chosen one, else the one at work, else the newest."""
     at_work = [run for run in runs if run.status == "running"]
-    return next((run for run in runs if run.id == chosen), (at_work or runs or [None])[-1])
+    newest = (at_work or runs)[-1] if runs else None
+    return next((run for run in runs if run.id == chosen), newest)
 
 
 def _sampling(run: RunRow) -> tuple[int, int]:
