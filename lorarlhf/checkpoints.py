@@ -139,7 +139,7 @@ def keep_checkpoint(store: Store, place: Workspace, name: str, new: str = "") ->
     if same := [other.name for other in list_saved(place.adapters_dir) if other.hash == saved.hash]:
         raise AdapterError(f"{saved.name} has the weights of adapter {same[0]}, so that one is what you want to keep")
     new = new or free_name(place.adapters_dir, saved.stage, store.run_names())
-    check_new_name(place.adapters_dir, new)
+    check_new_name(place.adapters_dir, new, store.promised())
     saved.content("adapter")  # raises where it is not what its card describes
     try:
         files = {path.name: path.read_bytes() for path in saved.path.iterdir() if path.is_file()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -49,18 +50,26 @@ class Foreign:
 
 
 def take_in(
-    adapters_dir: Path, source: str, role: str, load: LoadSettings, name: str = "", taken: tuple[str, ...] = ()
+    adapters_dir: Path,
+    source: str,
+    role: str,
+    load: LoadSettings,
+    name: str = "",
+    *,
+    taken: Collection[str] = (),
+    promised: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Copy an adapter from a folder or the Hub into the workspace → its name, and what is to be said about it.
 
-    `load` names the base it must fit. Raises `AdapterError` in one line for whatever cannot be held exactly, and then
+    `load` names the base it must fit; `taken` are names not to be made up, `promised` those that `check_new_name`
+    refuses. Raises `AdapterError` in one line for whatever cannot be held exactly, and then
     changes nothing.
     """
     if role not in ROLES:
         raise AdapterError(f"an adapter is taken in as {', '.join(ROLES)}, not as {role!r}")
     stage = ROLES[role]
     name = name or free_name(adapters_dir, stage, taken)
-    check_new_name(adapters_dir, name)
+    check_new_name(adapters_dir, name, promised or {})
     foreign, base = _read(_folder(source), source), find_files(load)
     _refuse(foreign, role)
     lora, head = _split(foreign, role)

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -101,36 +101,41 @@ def list_on(adapters_dir: Path, fingerprint: str) -> list[SavedAdapter]:
     return [saved for saved in list_saved(adapters_dir) if saved.card["base"]["fingerprint"] == fingerprint]
 
 
-def check_new_name(adapters_dir: Path, name: str) -> None:
+def check_new_name(adapters_dir: Path, name: str, promised: Mapping[str, str]) -> None:
     """Refuse a name that cannot be a folder everywhere, is taken, means the bare base, or that PEFT cannot hold.
 
-    PEFT keeps adapters in modules of torch, whose names have no dot.
+    PEFT keeps adapters in modules of torch, whose names have no dot. `promised` are the names of adapters that a run
+    has yet to make, as a workspace's store gives them: a person who goes on with a run finds its adapter by that name.
     """
     if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}", name) or name == BARE:
         raise AdapterError(
             f"adapter name {name!r}: use letters, digits, '_' and '-' ({LONGEST_NAME} at most, no sign first) and not "
-            f"'{BARE}'; {nearest_name(adapters_dir, name)} is free"
+            f"'{BARE}'; {nearest_name(adapters_dir, name, promised)} is free"
         )
     if (adapters_dir / name).exists():
         raise AdapterError(f"adapter {name} exists already; choose another name")
+    if name in promised:
+        raise AdapterError(
+            f"adapter {name} is what {promised[name]}, will make; choose another name, or finish that run first"
+        )
 
 
-def nearest_name(adapters_dir: Path, name: str) -> str:
+def nearest_name(adapters_dir: Path, name: str, promised: Iterable[str]) -> str:
     """Make an allowed name that is still free out of one that is not allowed."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     near = re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-_")[: LONGEST_NAME - 4].rstrip("-_") or "adapter"
-    if near != BARE and not (adapters_dir / near).exists():
+    if near not in {BARE, *promised} and not (adapters_dir / near).exists():
         return near
-    return next_name(near, {path.name for path in adapters_dir.glob(f"{near}-*")})
+    return next_name(near, {*promised, *(path.name for path in adapters_dir.glob(f"{near}-*"))})
 
 
-def rename_saved(adapters_dir: Path, name: str, new: str) -> SavedAdapter:
+def rename_saved(adapters_dir: Path, name: str, new: str, promised: Mapping[str, str] | None = None) -> SavedAdapter:
     """Give an adapter another name; raise `AdapterError` where that cannot be, and change nothing.
 
     Cards of other adapters go on naming their parents as they were called then; the hash beside it still finds them.
     """
     saved = _own(adapters_dir, name)
-    check_new_name(adapters_dir, new)
+    check_new_name(adapters_dir, new, promised or {})
     try:
         # The folder's name counts. Should power fail in between, only the card's copy of it is ahead.
         card = _replace_card(saved, {**saved.card, "name": new})

@@ -202,7 +202,7 @@ def _start_differs(run: RunRow, series: Series) -> Remark | None:
     single = run.settings.get("ppo_epochs", 1) * run.settings.get("mini_batches", 1) == 1
     do = "Use --compute fp32; if that does not help, the numbers of this run mean little"
     if abs(kl) > START_NATS:
-        return Remark(f"KL is {kl:.2f} nats at step 1", "before any update it should be 0", do)
+        return Remark(f"KL is {figure(kl, '.2f')} nats at step 1", "before any update it should be 0", do)
     if single and abs(ratio - 1) > START_RATIO:
         return Remark(
             f"The probability ratio is {ratio:.3f} at step {first_update}", "in the first update it should be 1", do
@@ -327,7 +327,8 @@ def _value_lost(run: RunRow, series: Series) -> Remark | None:
     if not now.below(0.1):
         return None
     return Remark(
-        f"The value explains {max(now.last, -99):.0%} of what the rewards turn out to be at step {now.step:g}",
+        f"The value explains {figure(max(now.last, -99), '.0%')} of what the rewards turn out to be at step "
+        f"{now.step:g}",
         "its guesses do not help the policy",
         "Raise the value learning rate or give it more warm-up steps",
     )
@@ -392,7 +393,7 @@ def outcome(run: RunRow) -> str:
     elif "eval/loss" in result:
         words.append(f"held-out loss {number(result['eval/loss'])}")
     if "eval/scores" in result:
-        words.append(f"mean score {number(result['eval/scores'])} at {result['eval/kl']:.1f} nats of KL")
+        words.append(f"mean score {number(result['eval/scores'])} at {figure(result['eval/kl'], '.1f')} nats of KL")
     if result.get(BEST_STEP) == 0:
         words.append("as it was before training: no later step was better on held-out data")
     text = ", ".join(words) or f"made {run.adapter}"
@@ -402,15 +403,23 @@ def outcome(run: RunRow) -> str:
 # -- numbers ----------------------------------------------------------------------------------------------------
 
 
+def figure(value: float, form: str) -> str:
+    """Write a number in a form of Python's, as `+.2f`, with the minus of print, and none before a mere zero."""
+    text = format(value, form)
+    if math.isfinite(value) and not any(digit in text for digit in "123456789"):
+        text = format(abs(value), form)
+    return text.replace("-", "−")
+
+
 def number(value: float, percent: bool = False) -> str:
     """Write a number as shortly as a reader needs it."""
     if percent:
-        return f"{100 * value:.{0 if abs(value) >= 0.1 else 1}f} %".replace(".0 %", " %")
+        return f"{figure(100 * value, f'.{0 if abs(value) >= 0.1 else 1}f')} %".replace(".0 %", " %")
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-        text = f"{value:.{min(digits, 5)}f}"
-        return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
-    return f"{value:.1e}".replace("-", "−")
+        text = figure(value, f".{min(digits, 5)}f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return figure(value, ".1e")
 
 
 def duration(seconds: float) -> str:

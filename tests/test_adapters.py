@@ -284,15 +284,27 @@ def test_a_name_that_cannot_be_is_refused_in_one_line_with_the_nearest_that_can(
     for there in ("taken", "taken-2"):
         (tmp_path / there).mkdir()
     with pytest.raises(AdapterError) as error:
-        check_new_name(tmp_path, name)
+        check_new_name(tmp_path, name, {})
     assert str(error.value).startswith(f"adapter name {name!r}: use letters, digits, '_' and '-' (")
     assert str(error.value).endswith(f"; {near} is free")
-    check_new_name(tmp_path, near)
+    check_new_name(tmp_path, near, {})
+
+
+def test_a_name_that_a_run_is_yet_to_make_is_refused_and_not_proposed(tmp_path):
+    promised = {"my-best": "run sft-4, which was stopped after step 7"}
+    with pytest.raises(AdapterError) as error:
+        check_new_name(tmp_path, "my-best", promised)
+    assert str(error.value) == (
+        "adapter my-best is what run sft-4, which was stopped after step 7, will make; choose another name, or finish "
+        "that run first"
+    )
+    with pytest.raises(AdapterError, match=r"; my-best-1 is free$"):
+        check_new_name(tmp_path, "my best", promised)
 
 
 def test_peft_holds_whatever_name_is_allowed_and_a_dot_is_told_in_words(bank, tmp_path):
     allowed = "Az09_-" + "x" * 58
-    check_new_name(tmp_path, allowed)
+    check_new_name(tmp_path, allowed, {})
     bank.create(allowed, LORA)
     with pytest.raises(AdapterError, match=r"adapter old\.name: PEFT can hold no name with a dot; rename the adapter"):
         bank.create("old.name", LORA)

@@ -18,9 +18,10 @@ from lorarlhf.engine.drifting import judge_policy
 from lorarlhf.engine.heads import CACHE
 from lorarlhf.engine.training import train
 from lorarlhf.errors import AdapterError
-from lorarlhf.evaluate.bestof import best_of_in
+from lorarlhf.evaluate.bestof import best_of_in, best_of_key
 from lorarlhf.evaluate.drift import drift_key, drift_of
 from lorarlhf.evaluate.drift_alarms import alarms
+from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.questions import QUESTIONS, TEXT
 from lorarlhf.settings import RewardSettings, SFTSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, is_heldout, prompt_key, user
@@ -223,6 +224,37 @@ def test_best_of_n_chooses_what_the_reward_model_likes(engine):
     assert tried.whole.gain.above(0)
     assert tried.whole.tokens.value > 1  # it was taught to love length
     assert judge_best_of(engine, "base", "reward-1", 2, 4) == {"drawn": 8}
+
+
+def test_a_vote_draws_no_answers_of_best_of_n_again(engine, monkeypatch):
+    saved, judge = engine.saved("sft-1"), engine.saved("reward-1")
+    judge_best_of(engine, "sft-1", "reward-1", 4, 6)
+    key, asked = best_of_key(saved, judge_of(judge)), list[int]()
+    before, real = engine.store.get_meta(key), answering.complete
+    monkeypatch.setattr(answering, "complete", lambda *a, **kw: asked.append(len(a[1])) or real(*a, **kw))
+    ids = [engine.store.add_comparison(Comparison(PROMPTS[0], LONG, "later", Outcome.A)) for _ in range(8)]
+    told: list[tuple[int, int]] = []
+    assert judge_best_of(engine, "sft-1", "reward-1", 4, 6, lambda *done: told.append(done)) == {"drawn": 0}
+    assert told[-1][0] == told[-1][1]
+    after = engine.store.get_meta(key)
+    for then, now in zip(before["prompts"], after["prompts"], strict=True):
+        assert {name for name in then if then[name] != now[name]} == {"least"}
+    # Drawn anew, as if nothing were known, and as a version left it that kept no answers: the very same.
+    for forgotten in ({}, {**before, "prompts": [{"scores": [], "least": [], "tokens": []}] * 6}):
+        engine.store.set_meta(key, forgotten)
+        assert judge_best_of(engine, "sft-1", "reward-1", 4, 6) == {"drawn": 24}
+        assert engine.store.get_meta(key) == after
+    # Two prompts more cost their own answers.
+    asked.clear()
+    assert judge_best_of(engine, "sft-1", "reward-1", 4, 8) == {"drawn": 8}
+    assert asked == [8]
+    more = engine.store.get_meta(key)["prompts"][:6]
+    assert [row["answers"] for row in more] == [row["answers"] for row in after["prompts"]]
+    # Another n, or another seed, draws others.
+    assert judge_best_of(engine, "sft-1", "reward-1", 2, 8) == {"drawn": 16}
+    assert judge_best_of(engine, "sft-1", "reward-1", 2, 8, seed=1) == {"drawn": 16}
+    for id in ids:
+        engine.store.undo("comparisons", id)
 
 
 def test_what_cannot_be_measured_is_refused_in_words(engine, place):

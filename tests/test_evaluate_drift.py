@@ -207,7 +207,7 @@ def test_what_is_wrong_with_its_run_is_told_as_well(tmp_path):
         found = [str(remark) for remark in alarms(drift_of(store, saved))]
     assert len(found) == 2
     assert "probability ratio is 1.4" in found[0]
-    assert "The value explains -50%" in found[1]
+    assert "The value explains −50%" in found[1]
 
 
 # -- best of n --------------------------------------------------------------------------------------------------

@@ -182,8 +182,9 @@ def figures(place: Workspace):
 def test_the_reward_model_of_a_round_is_tested_on_the_votes_of_the_next(place):
     second_round(place, right=15, of=40)
     first, second, third = figures(place).rows
-    # 40 votes, bob's, the file's and the ranking; not the script's, and no skip.
-    assert [(row.votes, row.imported) for row in (first, second, third)] == [(5, 1), (43, 1), (0, 0)]
+    # 40 votes, bob's, the file's and the ranking; the script's apart, and no skip.
+    counts = [(row.votes, row.imported, row.scripted) for row in (first, second, third)]
+    assert counts == [(5, 1, 0), (43, 1, 1), (0, 0, 0)]
     # Wilson by hand: (0.9 + 1.9208/30) / (1 + 3.8415/30) ± 0.1108, and (0.375 + 1.9208/40) / (1 + 3.8415/40) ± 0.1437
     assert (first.heldout.hits, first.heldout.low, first.heldout.high) == pytest.approx((27, 0.7438, 0.9654), abs=1e-4)
     # Bob's vote is on a pair it learned from, the file's is not scored, the ranking is all ties.
@@ -265,9 +266,23 @@ def test_a_policy_is_set_against_who_answered_in_its_round_and_the_best_is_kept_
 def test_the_table_says_what_is_known(place):
     second_round(place, right=15, of=40)
     found = figures(place)
-    assert cells(found.rows[1])[:4] == ("2", "ppo-1", "43 (1 from files)", "reward-2")
+    assert cells(found.rows[0])[2] == "5 (1 from files)"
+    assert cells(found.rows[1])[:4] == ("2", "ppo-1", "43 of people (1 from files), 1 scripted", "reward-2")
     assert where(found) == "Round 3: ppo-2 answers, with 0 votes so far"
     assert "1 pair of the next round not scored by reward-1: `lorarlhf judge reward reward-1`" in told(found)
+
+
+def test_votes_of_the_scripted_rater_stand_apart_in_words_and_are_not_hidden(tmp_path):
+    place = Workspace(tmp_path / "demo").open()
+    with place.store() as store:
+        # As the demo writes them: without a word on who wrote the answers.
+        said = [vote(f"{i}?", source="script", outcome=o) for i, o in enumerate([Outcome.A] * 3 + [Outcome.SKIP])]
+        store.add_comparisons(said)
+        (found,) = on_every_base(store, place).values()
+    assert where(found) == "Round 1: base answers, with 0 votes of people and 3 scripted so far"
+    assert cells(found.now)[2] == "0 of people, 3 scripted"
+    (row,) = found.as_json()["rounds"]
+    assert (row["votes"], row["imported"], row["scripted"]) == (0, 0, 3)
 
 
 def terminal(place: Workspace, monkeypatch, capsys, *options: str) -> tuple[int, str]:

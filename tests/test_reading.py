@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from lorarlhf.reading import RULES, best_step, number, remarks, series_of
+from lorarlhf.reading import RULES, best_step, figure, number, remarks, series_of
 from lorarlhf.workspace import Workspace
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ ILL = [
     ({"response/length": steady(30, 45)}, {}, "Answers have 45 tokens at step 20"),
     ({"objective/entropy": steady(0.4, 0.1)}, {}, "Entropy is 0.1 at step 20, 26% of what it was"),
     ({"response/eos_share": steady(0.9, 0.72)}, {}, "Only 72% of the training answers came to an end by themselves at"),
-    ({"val/explained_variance": steady(-2, -0.5)}, {}, "The value explains -50% of what the rewards turn out to be"),
+    ({"val/explained_variance": steady(-2, -0.5)}, {}, "The value explains −50% of what the rewards turn out to be"),
     ({"policy/clipfrac": steady(0.4)}, {}, "40% of the tokens are clipped at step 20: the steps are too long"),
     ({"policy/approxkl": steady(0.2)}, {}, "A single update moves the policy by 0.2 nats a token"),
 ]
@@ -165,3 +169,18 @@ def test_numbers_come_from_the_rows_and_are_written_shortly(store):
     shown = [number(v) for v in (0, 2.1504, -0.85432, 27.03, 1234.6, 0.00002, 1e6)]
     assert shown == ["0", "2.15", "−0.854", "27", "1235", "2.0e−05", "1.0e+06"]
     assert [number(v, True) for v in (0, 0.005, 0.755, 1)] == ["0 %", "0.5 %", "76 %", "100 %"]
+    assert [number(v, True) for v in (-0.37, -0.0004)] == ["−37 %", "0 %"]
+
+
+def test_a_figure_has_the_minus_of_print_and_a_mere_zero_has_none():
+    written = [figure(v, form) for v, form in ((-0.37, ".0%"), (-1.5, "+.2f"), (-0.001, "+.2f"), (-0.001, ".1f"))]
+    assert written == ["−37%", "−1.50", "+0.00", "0.0"]
+    assert figure(-0.25, "+6.1f") == "  −0.2"  # as wide as asked for, so that tables stay tables
+    assert [figure(v, ".1f") for v in (math.inf, -math.inf)] == ["inf", "−inf"]
+
+
+def test_no_page_writes_a_signed_number_by_itself():
+    signed = re.compile(r"\{[^{}]*:\+[0-9]*\.?[0-9]*[f%g]\}|replace\(.-., ")
+    files = [path for folder in ("lorarlhf/evaluate", "ui") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 50
+    assert not [(path.name, line) for path in files for line in path.read_text().splitlines() if signed.search(line)]

@@ -11,11 +11,14 @@ import sys
 import pytest
 
 from lorarlhf import cli
+from lorarlhf.checkpoints import keep_checkpoint, list_checkpoints
 from lorarlhf.engine import resuming
 from lorarlhf.engine.core import Engine
+from lorarlhf.engine.exports import import_adapter
 from lorarlhf.engine.requests import packed, unpacked
 from lorarlhf.engine.training import resume, train
-from lorarlhf.errors import RunDiffers, RunPaused, SettingsError, StoreError, TrainingError
+from lorarlhf.errors import AdapterError, RunDiffers, RunPaused, SettingsError, StoreError, TrainingError
+from lorarlhf.library import list_saved
 from lorarlhf.settings import CHANGEABLE, STAGES, LoadSettings, PPOSettings, SFTSettings
 from lorarlhf.store.owners import OWNERS
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
@@ -152,9 +155,27 @@ def test_a_run_killed_before_it_was_saved_begins_again_with_the_same_numbers(eng
     assert numbers(engine, run) == numbers(engine, "sft-1")
 
 
-def test_a_name_that_was_taken_meanwhile_costs_no_adapter(engine):
+def test_nobody_takes_the_name_that_a_paused_run_will_give(engine):
+    run, place = paused(engine), engine.workspace
+    other = train(engine, "sft", SFT, "other")["run"]
+    said = f"adapter mine is what run {run}, which was stopped after step {engine.store.run(run).step}, will make"
+    for take in (
+        lambda: train(engine, "sft", SFT, "mine"),
+        lambda: import_adapter(place, engine.store, engine.load_settings, "anywhere", "sft", "mine"),
+        lambda: keep_checkpoint(engine.store, place, list_checkpoints(place)[0].name, "mine"),
+    ):
+        with pytest.raises(AdapterError, match=said):
+            take()
+    assert [one.name for one in list_saved(place.adapters_dir)] == ["other"]
+    assert [one.id for one in engine.store.runs()] == [run, other]
+    resume(engine, run)
+    assert engine.saved("mine").card["run"] == run
+
+
+def test_a_name_that_was_taken_meanwhile_by_hand_costs_no_adapter(engine):
     run = paused(engine)
-    train(engine, "sft", SFT, "mine")
+    train(engine, "sft", SFT, "other")
+    shutil.copytree(engine.saved("other").path, engine.workspace.adapters_dir / "mine")
     before = engine.saved("mine").card["run"]
     result = resume(engine, run)
     assert result["adapter"] == engine.store.run(run).adapter == "mine-2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import expect
@@ -60,6 +61,11 @@ def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_star
         page.locator("#stages").get_by_role("tab", name="PPO", exact=True).click()
         page.click("#start-ppo")
         expect(page.locator("#look-first-text")).to_contain_text("not looked yet how good reward-1 is", timeout=SLOW)
+        page.set_viewport_size({"width": 390, "height": 844})  # on a phone one above the other, all as wide
+        places = [page.locator(f"#{id}").bounding_box() for id in ("look-first-text", "look-at-reward", "skip-look")]
+        assert len({place["width"] for place in places}) == 1
+        assert all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(places))
+        page.set_viewport_size({"width": 1280, "height": 1000})
         page.click("#look-at-reward")
 
         expect(page.locator("#reward-health")).to_contain_text("reward-1 was not measured yet")

@@ -108,6 +108,16 @@ def test_nothing_in_use_is_renamed_or_deleted(desk):
     assert shelf.details_of(desk, "sft-1")
 
 
+def test_no_adapter_gets_the_name_that_an_unfinished_run_will_give(desk):
+    run = desk.store.start_run("sft", "polite", "starter", {}, {})
+    for status, words in (("running", "is at work"), ("paused", "was stopped"), ("interrupted", "broke off")):
+        desk.store.set_status(run, status)
+        with pytest.raises(AdapterError, match=f"polite is what run {run}, which {words} after step 0, will make"):
+            shelf.rename(desk, "sft-1", "polite")
+    desk.store.finish_run(run, "failed", {}, "the loss is no number")
+    assert shelf.rename(desk, "sft-1", "polite") == "polite"
+
+
 def test_what_would_miss_an_adapter_is_said_before(desk):
     assert shelf.consequences(desk, "ppo-1") == []
     run = desk.store.start_run("ppo", "ppo-2", "starter", {}, {"adapters": {"sft": "sft-1", "reward": "reward-1"}})

@@ -59,6 +59,16 @@ def adapter(name: str, created: str, **metrics: float) -> SavedAdapter:
 # -- advice -----------------------------------------------------------------------------------------------------
 
 
+def test_a_queued_stage_is_offered_by_what_there_will_be_in_this_round(store):
+    sft, reward, other = adapter("sft-1", "1"), adapter("reward-1", "2"), adapter("sft-2", "3")
+    now = Standing(clear=1, votes=1, adapters=[sft, reward, other], present=[sft], at_work="sft-3 is at work")
+    assert missing("ppo", replace(now, at_work="")) == "No reward model on this base yet: train one first."
+    then = now.in_time()
+    # A reward model is made until then; who else there is in this round stays so, and other rounds stay aside.
+    assert [then.newest("sft"), then.newest("ppo"), then.newest("reward").name] == [sft, None, "reward"]
+    assert [missing(stage, then) for stage in ROLES] == [missing("sft", Standing()), "", ""]
+
+
 def test_the_next_step_goes_round_the_loop(store):
     sft, reward, ppo = adapter("sft-1", "1"), adapter("reward-1", "2"), adapter("ppo-1", "3")
     paused = replace(a_run(store, "sft"), status="paused", step=40)

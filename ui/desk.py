@@ -303,8 +303,8 @@ class Desk:
         if not self.engine.alive:
             return Status("down", "The engine is not running")
         if self.loading:
-            now = self._loading.progress if self._loading else None
-            return Status("loading", (now and now.text) or f"starting, then loading {load.base}", now and now.share)
+            text, share = (self._loading.progress.text, self._loading.progress.share) if self._loading else ("", None)
+            return Status("loading", text or f"starting, then loading {load.base}", share)
         at_work = [job for job in self.engine.jobs if job.kind != "describe"]
         if not at_work:
             return Status("ready", "ready") if self.fingerprint else Status("down", "no base is loaded")

@@ -1,11 +1,13 @@
 """Answers drawn to measure an adapter: to which prompts, how, and how far that is.
 
 They are drawn as PPO draws them (the adapter's temperature and length, no nucleus), so that KL is that of its training.
+What an answer is depends on its own prompt alone, not on which others are asked: those of the measurement before serve
+for all prompts that it has, so that a new vote draws nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,13 +88,10 @@ def drawn_rows(
     name: str,
     sampling: SamplingSettings,
     count: Count,
-    streams: Sequence[int] | None = None,
 ) -> tuple[list[Row], list[Completion]]:
-    """Have an adapter answer prompts n times each → rows of tokens, and the answers.
-
-    `streams` numbers the random stream of each answer, by default by its position.
-    """
+    """Have an adapter answer prompts n times each → rows of tokens, and the answers."""
     encoded = [ids for prompt in prompts for ids in [asked_ids(engine, prompt, sampling)] * n]
+    streams = [int(prompt_key(prompt)[:15], 16) + i for prompt in prompts for i in range(n)]
     with engine.borrowed(name) as adapter, engine.bank.drawing(adapter):
         drawn = complete(engine.base, encoded, sampling, streams=streams, on_step=lambda tokens: count.breathe())
     count.add(len(drawn))
@@ -107,6 +106,32 @@ def asked_ids(engine: Engine, prompt: Prompt, sampling: SamplingSettings) -> lis
 def counted(score: float, ended: bool, unended: float) -> float:
     """Apply PPO's rule: an answer that never ended scores at most so much."""
     return score if ended else min(score, unended)
+
+
+Known = Mapping[str, dict[str, Any]]
+"""Answers by the key of their prompt, with what no vote changes."""
+NO_ANSWERS = ("prompts", "reward", "votes")
+"""Conditions of a measurement that what each of its answers is does not depend on."""
+
+
+def known_answers(before: Mapping[str, Any], made_with: Mapping[str, Any], rows: str) -> Known:
+    """Give those rows of the measurement before, where answers would be drawn alike now; none where not."""
+    then = before.get("with", {})
+    if any(then.get(name) != value for name, value in made_with.items() if name not in NO_ANSWERS):
+        return {}
+    return dict(zip(then["prompts"], before[rows], strict=True))
+
+
+def unknown(prompts: Sequence[Prompt], known: Known) -> list[Prompt]:
+    """List the prompts whose answers are not known yet."""
+    return [prompt for prompt in prompts if prompt_key(prompt) not in known]
+
+
+def with_known(prompts: Sequence[Prompt], known: Known, draw: Callable[[list[Prompt]], Known]) -> list[dict[str, Any]]:
+    """Draw the answers that are not known yet → those to all prompts, in their order."""
+    new = unknown(prompts, known)
+    found = {**known, **(draw(new) if new else {})}
+    return [found[prompt_key(prompt)] for prompt in prompts]
 
 
 def conditions(

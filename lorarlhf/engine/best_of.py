@@ -1,10 +1,28 @@
-"""Try best-of-n out with a reward model before PPO; what is found is a row, for `lorarlhf.evaluate.bestof`."""
+"""Try best-of-n out with a reward model before PPO; what is found is a row, for `lorarlhf.evaluate.bestof`.
+
+Votes decide what the ensemble of heads says, and nothing else: after a new one the answers that are there are scored.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from lorarlhf.engine.answering import Count, OnDone, conditions, counted, drawing, drawn_rows, heldout_prompts
+from lorarlhf.data.tokens import Row
+from lorarlhf.engine.answering import (
+    Count,
+    Known,
+    OnDone,
+    asked_ids,
+    conditions,
+    counted,
+    drawing,
+    drawn_rows,
+    heldout_prompts,
+    known_answers,
+    unknown,
+    with_known,
+)
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.heads import Heads, heads_of, pairs_for
 from lorarlhf.errors import AdapterError
@@ -12,7 +30,7 @@ from lorarlhf.evaluate.bestof import best_of_key
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.library import BARE
 from lorarlhf.settings import PPOSettings, SamplingSettings
-from lorarlhf.types import Prompt
+from lorarlhf.types import Prompt, prompt_key
 
 PROMPTS, DRAWN = 16, 16
 
@@ -28,7 +46,10 @@ def judge_best_of(
     max_new_tokens: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Draw n answers to each prompt and score them, unless that was done before → {"drawn"}."""
+    """Draw n answers to each prompt and score them, unless that was done on the same prompts and votes → {"drawn"}.
+
+    That is the number of answers that were not there from before.
+    """
     judge = engine.saved(reward)
     if not judge.has_head:
         raise AdapterError(f"adapter {reward} is no reward model; `lorarlhf adapters` lists what there is")
@@ -40,34 +61,55 @@ def judge_best_of(
     sampling = drawing(saved, max_new_tokens, seed)
     made_with = {**conditions(engine, saved, judge, asked, sampling), "n": n}
     key, name = best_of_key(saved, judge_of(judge)), saved.name if saved else BARE
-    if engine.store.get_meta(key, {}).get("with") == made_with:
+    before = engine.store.get_meta(key, {})
+    if before.get("with") == made_with:
         return {"drawn": 0}
+    known = known_answers(before, made_with, "prompts")
+    # Earlier versions kept only how long they were.
+    known = {prompt: row for prompt, row in known.items() if "answers" in row}
+    drawn = n * len(unknown(asked, known))
     pairs = pairs_for(engine)
-    count = Count(2 * n * len(asked) + len(pairs), on_done)
+    count = Count(drawn + n * len(asked) + len(pairs), on_done)
     heads = heads_of(engine, judge, pairs, count.budget)
     count.add(len(pairs))
-    rows = _rows(engine, asked, n, name, sampling, heads, count)
+    rows = with_known(asked, known, partial(_drawn, engine, n, name, sampling, count))
+    rows = _scored(engine, asked, rows, sampling, heads, count)
     kept = {"with": made_with, "adapter": name, "reward": judge.name, "prompts": rows, "caveats": caveats}
     engine.store.set_meta(key, {**kept, "heads": heads.size, "voted": heads.spread})
-    return {"drawn": n * len(asked)}
+    return {"drawn": drawn}
 
 
-def _rows(
+def _drawn(engine: Engine, n: int, name: str, sampling: SamplingSettings, count: Count, prompts: list[Prompt]) -> Known:
+    """Draw n answers to each prompt → the tokens of each, and whether it ended."""
+    _, drawn = drawn_rows(engine, prompts, n, name, sampling, count)
+    parts = [drawn[i : i + n] for i in range(0, len(drawn), n)]
+    return {
+        prompt_key(prompt): {"answers": [one.tokens for one in part], "ended": [one.ended for one in part]}
+        for prompt, part in zip(prompts, parts, strict=True)
+    }
+
+
+def _scored(
     engine: Engine,
     asked: list[Prompt],
-    n: int,
-    name: str,
+    kept: list[dict[str, Any]],
     sampling: SamplingSettings,
     heads: Heads,
     count: Count,
 ) -> list[dict[str, Any]]:
-    """Draw and score → per prompt, what there is to say about its n answers."""
-    rows, drawn = drawn_rows(engine, asked, n, name, sampling, count)
+    """Add to each prompt's answers what the reward model and the heads say of them, by the votes there are now."""
+    encoded = [asked_ids(engine, prompt, sampling) for prompt in asked]
+    rows = [Row(ids, tokens) for ids, row in zip(encoded, kept, strict=True) for tokens in row["answers"]]
     scores, said = heads.score(engine, rows, count.budget)
     count.add(len(rows))
+    ended = [one for row in kept for one in row["ended"]]
     unended = PPOSettings().missing_eos_score  # as PPO would count them
-    own = [counted(score, answer.ended, unended) for score, answer in zip(scores, drawn, strict=True)]
-    least = [counted(min(s, default=0.0), answer.ended, unended) for s, answer in zip(said, drawn, strict=True)]
-    lengths = [len(answer.tokens) for answer in drawn]
+    own = [counted(score, end, unended) for score, end in zip(scores, ended, strict=True)]
+    least = [counted(min(some, default=0.0), end, unended) for some, end in zip(said, ended, strict=True)]
+    lengths = [len(row.response) for row in rows]
+    n = len(rows) // len(asked)
     parts = [slice(i, i + n) for i in range(0, len(rows), n)]
-    return [{"scores": own[part], "least": least[part], "tokens": lengths[part]} for part in parts]
+    return [
+        {**row, "scores": own[part], "least": least[part], "tokens": lengths[part]}
+        for row, part in zip(kept, parts, strict=True)
+    ]

@@ -1,13 +1,13 @@
 """Measure a policy against its reference; what is found is a row, for `lorarlhf.evaluate.drift`.
 
 Votes decide what the ensemble of heads says, and nothing else: answers, their KL and what a policy knows are taken from
-the measurement before where adapters and sampling are the same, for all prompts that it has. What an answer is depends
-on its own prompt alone, not on which others are asked. A job that is stopped leaves what was there before.
+the measurement before where adapters and sampling are the same. A job that is stopped leaves what was there before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import pstdev
 from typing import Any
 
@@ -16,6 +16,7 @@ from lorarlhf.data.chat import encode_prompt, encode_response
 from lorarlhf.data.tokens import Row
 from lorarlhf.engine.answering import (
     Count,
+    Known,
     OnDone,
     asked_ids,
     conditions,
@@ -23,7 +24,10 @@ from lorarlhf.engine.answering import (
     drawing,
     drawn_rows,
     heldout_prompts,
+    known_answers,
     known_prompts,
+    unknown,
+    with_known,
 )
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.heads import Heads, heads_of, pairs_for
@@ -86,8 +90,8 @@ def judge_policy(
     before = engine.store.get_meta(drift_key(subject.saved), {})
     if before.get("with") == made_with:
         return {"drawn": 0}
-    stops, known = _stops(engine, subject), _known(before, made_with)
-    drawn = sum(prompt_key(prompt) not in known[side] for side in SIDES for prompt in subject.prompts)
+    stops, known = _stops(engine, subject), {side: known_answers(before, made_with, side) for side in SIDES}
+    drawn = sum(len(unknown(subject.prompts, known[side])) for side in SIDES)
     knowledge = 2 * (len(TEXT) + len(QUESTIONS))
     count = Count(drawn + 2 * len(subject.prompts) + len(pairs) + len(stops) + knowledge, on_done)
     kept: dict[str, Any] = {
@@ -100,7 +104,8 @@ def judge_policy(
     heads = heads_of(engine, subject.reward, pairs, count.budget) if subject.reward else None
     count.add(len(pairs))
     for side, name in subject.names.items():
-        kept[side] = _scored(engine, subject, _answers(engine, subject, name, known[side], count), heads, count)
+        draw = partial(_drawn, engine, subject, name, count)
+        kept[side] = _scored(engine, subject, with_known(subject.prompts, known[side], draw), heads, count)
     kept["course"] = _course(engine, subject, stops, heads, count)
     kept["text"], kept["right"] = {}, {}
     for side, name in subject.names.items():
@@ -150,35 +155,15 @@ def _parent(engine: Engine, saved: SavedAdapter, role: str) -> SavedAdapter | No
 # -- answers ----------------------------------------------------------------------------------------------------
 
 
-Answers = dict[str, dict[str, Any]]
-"""By the key of their prompt, with what no vote changes."""
-
-
-def _known(before: dict[str, Any], made_with: dict[str, Any]) -> dict[str, Answers]:
-    """Give the answers of the measurement before, by side, where they would be drawn alike now; none where not."""
-    then = before.get("with", {})
-    if any(then.get(name) != made_with[name] for name in ("reference", "sampling")):
-        return {side: {} for side in SIDES}
-    return {side: dict(zip(then["prompts"], before[side], strict=True)) for side in SIDES}
-
-
 def _asked_alike(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Tell whether the fixed questions and texts were those of this version, as far as can be seen."""
     lengths = [len(before.get("text", {}).get(side, ())) for side in SIDES]
     return before.get("options") == now["options"] and lengths == [len(TEXT)] * len(SIDES)
 
 
-def _answers(engine: Engine, subject: Subject, name: str, known: Answers, count: Count) -> list[dict[str, Any]]:
-    """Have one side answer the prompts whose answers are not known yet → those to all prompts, in their order."""
-    new = [prompt for prompt in subject.prompts if prompt_key(prompt) not in known]
-    found = {**known, **(_drawn(engine, subject, name, new, count) if new else {})}
-    return [found[prompt_key(prompt)] for prompt in subject.prompts]
-
-
-def _drawn(engine: Engine, subject: Subject, name: str, prompts: list[Prompt], count: Count) -> Answers:
+def _drawn(engine: Engine, subject: Subject, name: str, count: Count, prompts: list[Prompt]) -> Known:
     """Draw answers, and write down everything there is to say about each but its scores."""
-    streams = [int(prompt_key(prompt)[:15], 16) for prompt in prompts]
-    rows, drawn = drawn_rows(engine, prompts, 1, name, subject.sampling, count, streams)
+    rows, drawn = drawn_rows(engine, prompts, 1, name, subject.sampling, count)
 
     def stats(adapter: str) -> tuple[list[Any], list[Any]]:
         with engine.borrowed(adapter) as active, engine.bank.activate(active):

@@ -63,4 +63,4 @@ def import_adapter(
     workspace: Workspace, store: Store, load: LoadSettings, source: str, role: str, name: str = ""
 ) -> dict[str, Any]:
     """Take an adapter of another program into the workspace → its name and what is to be said about it."""
-    return take_in(workspace.adapters_dir, source, role, load, name, tuple(store.run_names()))
+    return take_in(workspace.adapters_dir, source, role, load, name, taken=store.run_names(), promised=store.promised())

@@ -14,7 +14,7 @@ from lorarlhf.evaluate.as_json import as_json
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.paired import Estimate, difference, ratio
 from lorarlhf.library import SavedAdapter
-from lorarlhf.reading import Remark, number
+from lorarlhf.reading import Remark, figure, number
 from lorarlhf.store import Store
 
 FEWEST = 10
@@ -219,8 +219,9 @@ def told(found: BestOf) -> str:
     lines += ["", "best of   KL up to   reward gained             least of the ensemble   length"]
     shown = [point for point in found.points if point.n & (point.n - 1) == 0 or point is found.whole]
     for point in shown:
-        gain = f"{point.gain.value:+.2f} ({point.gain.low:+.2f} to {point.gain.high:+.2f})"
-        least = f"{point.least.value:+.2f}" if found.heads else "–"
+        value, low, high = (figure(one, "+.2f") for one in (point.gain.value, point.gain.low, point.gain.high))
+        gain = f"{value} ({low} to {high})"
+        least = figure(point.least.value, "+.2f") if found.heads else "–"
         lines.append(f"{point.n:>7}   {point.kl:>8.2f}   {gain:<26}{least:<24}{point.tokens.value:.0%}")
     lines.append("PPO pays more KL for the same gain (arXiv 2210.10760), and changes the adapter; this changes nothing")
     return "\n".join(lines)

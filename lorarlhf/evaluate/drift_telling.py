@@ -9,7 +9,7 @@ from lorarlhf.evaluate.drift import Change, Drift
 from lorarlhf.evaluate.drift_alarms import FEWEST, alarms
 from lorarlhf.evaluate.paired import Estimate
 from lorarlhf.evaluate.statistics import Share
-from lorarlhf.reading import number
+from lorarlhf.reading import figure, number
 
 FINE = "Nothing here looks like drift or a fooled reward model"
 SMALL = "The questions are few and easy: they tell what was forgotten, not how good the base is"
@@ -17,7 +17,7 @@ SMALL = "The questions are few and easy: they tell what was forgotten, not how g
 
 def verdict(drift: Drift) -> str:
     """Say how far the policy went and what it gained, in a sentence."""
-    far = f"{drift.adapter} is {drift.kl.value:.1f} nats an answer away from {named(drift.reference)}"
+    far = f"{drift.adapter} is {figure(drift.kl.value, '.1f')} nats an answer away from {named(drift.reference)}"
     if drift.reward_gain is None:
         return f"{far}; there is no reward model to say what that gained"
     gain = drift.reward_gain.change
@@ -83,8 +83,8 @@ def told(drift: Drift) -> str:
     if drift.course:
         lines += ["", "over its run: √KL, reward, least of the ensemble, tokens"]
         lines += [
-            f"  step {stop.step:>4}  {math.sqrt(max(0.0, stop.kl)):5.2f}  {stop.score:+6.2f}  "
-            f"{'     –' if math.isnan(stop.least) else f'{stop.least:+6.2f}'}  {stop.length:5.0f}"
+            f"  step {stop.step:>4}  {math.sqrt(max(0.0, stop.kl)):5.2f}  {figure(stop.score, '+6.2f')}  "
+            f"{'     –' if math.isnan(stop.least) else figure(stop.least, '+6.2f')}  {stop.length:5.0f}"
             for stop in drift.course
         ]
     for old, new in drift.to_read:
@@ -131,5 +131,4 @@ def share(one: Share) -> str:
 
 
 def _signed(value: float, unit: str) -> str:
-    text = f"{value:+.0f}%" if unit == "%" else f"{value:+.2f}"
-    return text.replace("-", "−")
+    return f"{figure(value, '+.0f')}%" if unit == "%" else figure(value, "+.2f")

@@ -8,6 +8,7 @@ from typing import Any
 from lorarlhf.checkpoints import is_checkpoint, list_answering, run_of
 from lorarlhf.evaluate.duels import PEOPLE, Result, boards, judge_name, names_of
 from lorarlhf.library import SavedAdapter, revise_card
+from lorarlhf.reading import figure
 from lorarlhf.store import Store
 from lorarlhf.workspace import Workspace
 
@@ -63,8 +64,8 @@ def told(store: Store, adapters: Sequence[SavedAdapter]) -> str:
     for board in boards(store, adapters):
         lines += [f"by {judge_name(board.judge)}; points above {names[board.anchor]}, with a 95 % interval"]
         for hash, rating in board.placed:
-            about = "" if hash == board.anchor else f"  ({rating.low:+.0f} to {rating.high:+.0f})"
-            lines.append(f"  {rating.points:+5.0f}{about}  {names[hash]}, {counted(rating.games, 'vote')}")
+            about = "" if hash == board.anchor else f"  ({figure(rating.low, '+.0f')} to {figure(rating.high, '+.0f')})"
+            lines.append(f"  {figure(rating.points, '+5.0f')}{about}  {names[hash]}, {counted(rating.games, 'vote')}")
         lines += [f"     ?  {names[hash]}: no vote links it to {names[board.anchor]}" for hash in board.unplaced]
         people = board.judge[0] == PEOPLE
         for result in board.results:

@@ -61,6 +61,8 @@ class Figures:
     """Of people, skips left out."""
     imported: int
     """Those of them that came without a word on who wrote the answers, as from a file."""
+    scripted: int
+    """Votes of the scripted rater, which are none of these; skips left out."""
     reward: str
     heldout: Share
     """How often the reward model was right about the votes of its training that were kept apart."""
@@ -114,6 +116,8 @@ def rounds_of(
     said = [row for row in rows if row.value.origin.source != SCRIPT and _says(row)]
     homes = by_round(said, course, foreign)
     votes = Counter(homes.values())
+    by_script = [row for row in rows if row.value.origin.source == SCRIPT and _says(row)]
+    scripted = Counter(by_round(by_script, course, foreign).values())
     unsigned = [(row.kind, row.id) for row in said if not any(row.value.origin.adapter_hashes)]
     alone = Counter(homes[row] for row in unsigned if row in homes)
     blind, back = [vote for vote in store.duel_votes() if vote.judge == PEOPLE], store.taken_back()
@@ -133,6 +137,7 @@ def rounds_of(
                 led=one.key in led,
                 votes=votes[one.key],
                 imported=alone[one.key],
+                scripted=scripted[one.key],
                 reward=reward.name if reward else "",
                 heldout=_heldout(reward) if reward else NOTHING,
                 next=tested,

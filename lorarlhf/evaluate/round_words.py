@@ -12,7 +12,7 @@ from lorarlhf.evaluate.duels import Result
 from lorarlhf.evaluate.round_figures import Drifted, Figures, Rounds
 from lorarlhf.evaluate.statistics import Share
 from lorarlhf.evaluate.warnings import percent
-from lorarlhf.reading import FAR_NATS, FEW_VOTES, Remark
+from lorarlhf.reading import FAR_NATS, FEW_VOTES, Remark, figure
 
 HEADS = ("Round", "Who answered", "Votes", "Reward model", "Held-out", "On the next votes", "Policy", "Wins", "KL")
 UNKNOWN = "–"
@@ -34,7 +34,8 @@ def cells(row: Figures) -> tuple[str, ...]:
 
 
 def _votes(row: Figures) -> str:
-    return f"{row.votes:,} ({row.imported:,} from files)" if row.imported else f"{row.votes:,}"
+    files = f" ({row.imported:,} from files)" if row.imported else ""
+    return f"{row.votes:,} of people{files}, {row.scripted:,} scripted" if row.scripted else f"{row.votes:,}{files}"
 
 
 def _share(share: Share) -> str:
@@ -58,17 +59,17 @@ def _wins(wins: Result | None) -> str:
 def _kl(drift: Drifted | None) -> str:
     if drift is None:
         return UNKNOWN
-    about = f" ({drift.low:.1f} to {drift.high:.1f})" if math.isfinite(drift.low) else ""
-    return f"{drift.kl:.1f}{about}"
+    kl, low, high = (figure(value, ".1f") for value in (drift.kl, drift.low, drift.high))
+    return f"{kl} ({low} to {high})" if math.isfinite(drift.low) else kl
 
 
 def drift_words(drift: Drifted | None) -> str:
     """Say what else is known of a policy's answers; empty where nothing is."""
     if drift is None:
         return ""
-    parts = [f"mean reward {drift.reward:+.2f}"] if math.isfinite(drift.reward) else []
+    parts = [f"mean reward {figure(drift.reward, '+.2f')}"] if math.isfinite(drift.reward) else []
     parts += [f"{drift.length:.0f} tokens an answer"] if math.isfinite(drift.length) else []
-    return ", ".join([*parts, "measured" if drift.measured else "as its run says"]).replace("-", "−")
+    return ", ".join([*parts, "measured" if drift.measured else "as its run says"])
 
 
 # -- what it comes to -------------------------------------------------------------------------------------------
@@ -89,7 +90,8 @@ def unscored(found: Rounds) -> list[Unscored]:
 def where(found: Rounds) -> str:
     """Say in a sentence which round is on."""
     now = found.now
-    text = f"Round {now.number}: {now.name} answers, with {counted(now.votes, 'vote')} so far"
+    votes = counted(now.votes, "vote") + (f" of people and {now.scripted:,} scripted" if now.scripted else "")
+    text = f"Round {now.number}: {now.name} answers, with {votes} so far"
     aside = ", ".join(row.name for row in found.rows if not row.led)
     return f"{text}. Not on the way here, but still there with all votes: {aside}" if aside else text
 

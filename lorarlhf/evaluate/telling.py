@@ -5,6 +5,7 @@ from __future__ import annotations
 from lorarlhf.evaluate.health import Drawn, Group, Health
 from lorarlhf.evaluate.statistics import Share, quantile
 from lorarlhf.evaluate.warnings import percent, warnings
+from lorarlhf.reading import figure
 
 GROUP_NAMES = {
     "criterion": "criterion",
@@ -55,7 +56,8 @@ def told(health: Health) -> str:
     if health.disagreements:
         lines += ["", "votes it contradicts most"]
         lines += [
-            f"  {one.gap:+.2f}  {one.pair.prompt[-1]['content'][:60]!r}: you preferred {one.pair.chosen[:50]!r}"
+            f"  {figure(one.gap, '+.2f')}  {one.pair.prompt[-1]['content'][:60]!r}: "
+            f"you preferred {one.pair.chosen[:50]!r}"
             for one in health.disagreements[:5]
         ]
     return "\n".join(lines)
@@ -75,8 +77,8 @@ def _length(health: Health) -> list[str]:
     if not found:
         return []
     title = (
-        f"length: rank correlation with the score {found.correlation:+.2f}; the longer answer is preferred by it in "
-        f"{percent(found.model)}, by you in {percent(found.person)}"
+        f"length: rank correlation with the score {figure(found.correlation, '+.2f')}; the longer answer is "
+        f"preferred by it in {percent(found.model)}, by you in {percent(found.person)}"
     )
     return [
         title,
@@ -105,5 +107,5 @@ def _share(share: Share) -> str:
 
 
 def _drawn(one: Drawn) -> str:
-    low, middle, high = (quantile(one.scores, q) for q in (0.1, 0.5, 0.9))
-    return f"  {one.name or 'the bare base'}: median {middle:+.2f}, most from {low:+.2f} to {high:+.2f}"
+    low, middle, high = (figure(quantile(one.scores, q), "+.2f") for q in (0.1, 0.5, 0.9))
+    return f"  {one.name or 'the bare base'}: median {middle}, most from {low} to {high}"

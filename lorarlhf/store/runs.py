@@ -16,6 +16,8 @@ from lorarlhf.store.database import Database
 from lorarlhf.store.migrations import now
 from lorarlhf.types import next_name
 
+UNFINISHED = {"running": "is at work", "paused": "was stopped", "interrupted": "broke off"}
+"""Statuses of runs that have yet to make their adapter, in words."""
 HELDOUT = 1_000_000
 """Position from which on the samples of a step are answers to held-out prompts."""
 
@@ -81,6 +83,14 @@ class Runs(Database):
     def run_names(self) -> set[str]:
         """Give the ids of all runs and the names of what they make or made: none of them shall come again."""
         return {name for row in self.query("SELECT id, adapter FROM runs") for name in (row["id"], row["adapter"])}
+
+    def promised(self) -> dict[str, str]:
+        """Give the names of the adapters that unfinished runs will make, each with its run in words."""
+        return {
+            run.adapter: f"run {run.id}, which {UNFINISHED[run.status]} after step {run.step}"
+            for run in self.runs()
+            if run.status in UNFINISHED
+        }
 
     def set_status(self, run_id: str, status: str) -> None:
         """Change a run's status; a run that goes on is no longer finished."""

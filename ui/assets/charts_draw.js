@@ -40,7 +40,7 @@ function logTicks(low, high) {
 
 /** Write a number as shortly as a reader needs it. */
 function shown(value, percent = false) {
-  if (percent) return `${(100 * value).toFixed(Math.abs(value) >= 0.1 ? 0 : 1).replace(/\.0$/, "")} %`.replace("-", "−");
+  if (percent) return `${(100 * value).toFixed(Math.abs(value) >= 0.1 ? 0 : 1).replace(/\.0$/, "")} %`.replace(/^-0 /, "0 ").replace("-", "−");
   const size = Math.abs(value);
   if (value !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(1).replaceAll("-", "−");
   const text = value.toFixed(Math.min(5, value ? Math.max(0, 2 - Math.floor(Math.log10(size))) : 0));

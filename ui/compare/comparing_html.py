@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from lorarlhf.library import BARE
+from lorarlhf.reading import figure
 from lorarlhf.types import Message
 from lorarlhf.ui.compare.comparing import Answer
 
@@ -26,7 +27,7 @@ def answers_html(answers: Sequence[Answer]) -> str:
 
 def _panel(answer: Answer) -> str:
     state = STATE_WORDS.get(answer.state, "")
-    score = "" if answer.score is None else f"<b class='score'>score {answer.score:+.2f}</b>"
+    score = "" if answer.score is None else f"<b class='score'>score {figure(answer.score, '+.2f')}</b>"
     problem = f"<p class='bad'>{escape(answer.problem)}</p>" if answer.problem else ""
     empty = "<span class='subdued'>(an empty answer)</span>" if answer.state == "done" and not answer.text else ""
     name = escape(title(answer.adapter))

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from lorarlhf.evaluate.health import Calibration, Drawn
 from lorarlhf.evaluate.statistics import Share, quantile
+from lorarlhf.reading import figure
 
 WIDE, HIGH, LEFT, BOTTOM, EDGE = 340, 200, 40, 30, 14
 MOST_DOTS = 400
@@ -115,7 +116,7 @@ def scatter_svg(points: Sequence[tuple[int, float]]) -> str:
     )
     trend = _trend(points)
     line = "M" + "L".join(f"{axes.x(t):.1f} {axes.y(s):.1f}" for t, s in trend)
-    told = "; ".join(f"about {t:.0f} tokens, {s:+.2f}" for t, s in trend)
+    told = "; ".join(f"about {t:.0f} tokens, {figure(s, '+.2f')}" for t, s in trend)
     return svg(f"{frame}{dots}<path class='line' d='{line}'/>", f"Mean score by length of the answer: {told}")
 
 
@@ -157,7 +158,8 @@ def boxes_svg(drawn: Sequence[Drawn], voted: Sequence[float]) -> str:
             f"width='{max(1.0, x(upper) - x(lower)):.1f}'/>"
             f"<path class='middle' d='M{x(middle):.1f} {y - 9}V{y + 9}'/>"
         )
-        told.append(f"{name}: median {middle:+.2f}, half of them from {lower:+.2f} to {upper:+.2f}")
+        half = [figure(value, "+.2f") for value in (lower, middle, upper)]
+        told.append(f"{name}: median {half[1]}, half of them from {half[0]} to {half[2]}")
     inside += f"<text class='x' x='{(name_room + WIDE) / 2}' y='{tall - 2}'>score</text>"
     return svg(inside, f"Scores: {'; '.join(told)}", tall)
 
@@ -182,4 +184,4 @@ def ticks(low: float, high: float) -> list[tuple[float, str]]:
     first = math.ceil(low / step)
     found = [first * step + i * step for i in range(int((high - first * step) / step + 1e-9) + 1)]
     digits = max(0, -math.floor(math.log10(step)))
-    return [(at, f"{at:.{digits}f}".replace("-", "−")) for at in found]
+    return [(at, figure(at, f".{digits}f")) for at in found]

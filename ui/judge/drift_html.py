@@ -14,7 +14,7 @@ from lorarlhf.evaluate.bestof import BestOf
 from lorarlhf.evaluate.drift import Answer, Drift
 from lorarlhf.evaluate.drift_alarms import alarms
 from lorarlhf.evaluate.drift_telling import SMALL, ensemble, outcome, rows, verdict
-from lorarlhf.reading import Remark
+from lorarlhf.reading import Remark, figure
 from lorarlhf.ui.judge.drift_svg import best_of_svg, drift_svg
 
 NO_POLICY = """<div class='health empty'><h3>No policy on this base yet</h3>
@@ -113,8 +113,8 @@ def _pair(old: Answer, new: Answer) -> str:
 def _score(answer: Answer) -> str:
     if answer.score is None:
         return ""
-    spread = f", least {answer.least:+.2f}" if math.isfinite(answer.least) else ""
-    return f" <span class='score'>{answer.score:+.2f}{spread}</span>".replace("-", "−")
+    spread = f", least {figure(answer.least, '+.2f')}" if math.isfinite(answer.least) else ""
+    return f" <span class='score'>{figure(answer.score, '+.2f')}{spread}</span>"
 
 
 # -- best of n --------------------------------------------------------------------------------------------------

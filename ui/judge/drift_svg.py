@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lorarlhf.evaluate.bestof import BestOf
 from lorarlhf.evaluate.drift import Drift
 from lorarlhf.evaluate.paired import Estimate
+from lorarlhf.reading import figure
 from lorarlhf.ui.judge.charts_svg import Axes, room_for, svg, ticks
 
 
@@ -87,6 +88,9 @@ def _end(axes: Axes, x: float, end: Estimate, looks: str) -> str:
 
 
 def _told(line: Line) -> str:
-    points = ", ".join(f"{y:+.2f} at {x:.1f}" for x, y in line.points)
-    ends = ", ".join(f"now {e.value:+.2f} ({e.low:+.2f} to {e.high:+.2f}) at {x:.1f}" for x, e in line.ends)
+    points = ", ".join(f"{figure(y, '+.2f')} at {x:.1f}" for x, y in line.points)
+    ends = ", ".join(
+        f"now {figure(e.value, '+.2f')} ({figure(e.low, '+.2f')} to {figure(e.high, '+.2f')}) at {x:.1f}"
+        for x, e in line.ends
+    )
     return f"{line.name}: {points}; {ends}" if len(line.points) > 1 else f"{line.name}: {ends}"

@@ -11,6 +11,7 @@ from lorarlhf.evaluate.duel_words import counted, percent, stop_rule, verdict
 from lorarlhf.evaluate.duels import PEOPLE, Board, Result, boards, judge_name, names_of, result_of, votes_by
 from lorarlhf.evaluate.sequential import ALPHA
 from lorarlhf.library import SavedAdapter
+from lorarlhf.reading import figure
 from lorarlhf.store import Duel, DuelVote, Store
 
 EARLIER = 8
@@ -111,12 +112,12 @@ def _table(board: Board, names: dict[str, str]) -> str:
     rows = []
     for hash, rating in board.placed:
         anchor = hash == board.anchor
-        about = "stands for 0" if anchor else f"{rating.low:+.0f} to {rating.high:+.0f}"
+        about = "stands for 0" if anchor else f"{figure(rating.low, '+.0f')} to {figure(rating.high, '+.0f')}"
         rows.append(
             f"<tr><th scope='row'>{escape(names[hash])}</th><td class='plot'><div class='track'>"
             f"<i class='level' style='left:{place(0)}'></i><i class='range' style='left:{place(rating.low)};"
             f"right:{1 - (rating.high - low) / wide:.2%}'></i><i class='dot' style='left:{place(rating.points)}'></i>"
-            f"</div></td><td class='n'>{rating.points:+.0f} <span>({about})</span></td>"
+            f"</div></td><td class='n'>{figure(rating.points, '+.0f')} <span>({about})</span></td>"
             f"<td class='n'>{rating.games:,}</td></tr>"
         )
     rows += [

@@ -9,6 +9,7 @@ from lorarlhf.evaluate.health import Health
 from lorarlhf.evaluate.telling import FINE, GROUP_NAMES, ceiling, verdict
 from lorarlhf.evaluate.votes import ScoredPair
 from lorarlhf.evaluate.warnings import percent, warnings
+from lorarlhf.reading import figure
 from lorarlhf.types import Prompt
 from lorarlhf.ui.judge.charts_svg import boxes_svg, calibration_svg, intervals_html, scatter_svg
 
@@ -151,7 +152,7 @@ def _disagreement(one: ScoredPair) -> str:
         f"<li><p class='asked' dir='auto'>{asked}</p><div class='two'>"
         f"{_answer('You preferred', one.pair.chosen, one.chosen.score)}"
         f"{_answer('It prefers', one.pair.rejected, one.rejected.score)}</div>"
-        f"<p class='row'><span class='subdued'>apart by {-one.gap:.2f} · {part}{rater}</span>"
+        f"<p class='row'><span class='subdued'>apart by {figure(-one.gap, '.2f')} · {part}{rater}</span>"
         f"<button type='button' data-name='{one.row}'>Vote again<span class='sr'> on {name}</span></button></p></li>"
     )
 
@@ -162,7 +163,7 @@ def _answer(who: str, text: str, score: float) -> str:
 
 
 def _signed(number: float) -> str:
-    return f"{number:+.2f}".replace("-", "−")
+    return figure(number, "+.2f")
 
 
 def again_html(prompt: Prompt, answers: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from lorarlhf.errors import DataError, LoraRlhfError
 from lorarlhf.evaluate.health import Health, drawn_key, health_of, judge_of
 from lorarlhf.evaluate.votes import SECOND_LOOK, learned_of, scored_pairs
 from lorarlhf.library import SavedAdapter
+from lorarlhf.reading import figure
 from lorarlhf.store import Row
 from lorarlhf.types import Comparison, Outcome, user
 from lorarlhf.ui.desk import Desk
@@ -133,7 +134,7 @@ class RewardView:
         place = (
             f", higher than {sum(s < score for s in voted) / len(voted):.0%} of the answers voted on" if voted else ""
         )
-        return f"Score {score:+.2f}{place}".replace("-", "−")
+        return f"Score {figure(score, '+.2f')}{place}"
 
 
 def second_verdicts() -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lorarlhf.evaluate.round_figures import Figures
 from lorarlhf.evaluate.statistics import Share
+from lorarlhf.reading import figure
 from lorarlhf.ui.judge.charts_svg import Axes, svg, ticks
 
 NO_SHARE = (math.nan, math.nan, math.nan)
@@ -82,5 +83,5 @@ def _line(axes: Axes, line: Course, aside: float) -> str:
 
 
 def _told(dot: Dot, *, percent: bool) -> str:
-    value, low, high = (f"{number:.0%}" if percent else f"{number:.1f}" for number in dot)
+    value, low, high = (figure(number, ".0%" if percent else ".1f") for number in dot)
     return f"{value} ({low} to {high})" if math.isfinite(dot[1]) else value

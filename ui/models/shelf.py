@@ -10,11 +10,12 @@ from lorarlhf.checkpoints import left_behind
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import AdapterError
 from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
+from lorarlhf.reading import figure
+from lorarlhf.store import UNFINISHED
 from lorarlhf.ui.desk import Desk
 
 ROLES = {"sft": "SFT", "reward": "reward model", "ppo": "PPO policy"}
 """What the stages make, in words."""
-RESUMABLE = ("paused", "interrupted", "running")
 
 Row = dict[str, Any]
 
@@ -75,8 +76,8 @@ def key_metric(stage: str, metrics: dict[str, float]) -> str:
         held = f" of {votes:.0f} held-out votes" if votes else ""
         return f"{metrics['eval/accuracy']:.0%}{held} right"
     if stage == "ppo" and "eval/scores" in metrics:
-        kl = f", KL {metrics['eval/kl']:.1f}" if "eval/kl" in metrics else ""
-        return f"score {metrics['eval/scores']:+.2f}{kl}"
+        kl = f", KL {figure(metrics['eval/kl'], '.1f')}" if "eval/kl" in metrics else ""
+        return f"score {figure(metrics['eval/scores'], '+.2f')}{kl}"
     if "eval/loss" in metrics:
         return f"held-out loss {metrics['eval/loss']:.3f}"
     return ""
@@ -116,7 +117,7 @@ def rename(desk: Desk, name: str, new: str) -> str:
     _refuse_in_use(desk, name)
     if runs := _runs_on(desk, name):
         raise AdapterError(f"{', '.join(runs)} stopped half-way and looks for {name} under this name; finish it first")
-    return rename_saved(desk.workspace.adapters_dir, name, new.strip()).name
+    return rename_saved(desk.workspace.adapters_dir, name, new.strip(), desk.store.promised()).name
 
 
 def delete(desk: Desk, name: str) -> None:
@@ -138,7 +139,7 @@ def _runs_on(desk: Desk, name: str) -> list[str]:
     return [
         run.id
         for run in desk.store.runs()
-        if run.status in RESUMABLE and name in dict(run.parents.get("adapters", {})).values()
+        if run.status in UNFINISHED and name in dict(run.parents.get("adapters", {})).values()
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lorarlhf.evaluate.duel_words import card_lines
 from lorarlhf.library import BARE, SavedAdapter
+from lorarlhf.reading import figure
 from lorarlhf.ui.models.shelf import ROLES, Exported, Row, base_name, measured
 
 COLUMNS = ("Adapter", "Made by", "Base", "From", "Learned from", "Result", "Made on")
@@ -73,7 +74,7 @@ def card_html(adapter: SavedAdapter | None) -> str:
         "Learned from": ", ".join(f"{len(ids)} {kind}" for kind, ids in card.get("data", {}).items() if ids),
         "Content hash": adapter.hash[:16],
     }
-    numbers = {name: f"{value:.4g}" for name, value in measured(adapter).items()}
+    numbers = {name: figure(value, ".4g") for name, value in measured(adapter).items()}
     return (
         f"<h3>{escape(adapter.name)}</h3>{_list(facts)}{_fold('Blind comparisons', card_lines(card))}"
         f"{_fold('Measured at the end', numbers)}{_fold('Settings', card.get('settings', {}))}"

@@ -167,7 +167,7 @@ def _chat(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> gr.Dropdown:
     outputs = [turns, log, text, send, stop, clear, bad, noted]
     gr.on([send.click, text.submit], said, [turns, text, partner, *numbers], outputs, trigger_mode="once", **STREAM)
     bad.click(disliked, [turns, partner], [bad, noted], **QUIET)
-    gone = ([], chat_html([]), gr.update(interactive=False), "")
+    gone: tuple[Any, ...] = ([], chat_html([]), gr.update(interactive=False), "")
     clear.click(lambda: gone, None, [turns, log, bad, noted], **QUIET)
     _stops(stop, at_work)
     return partner

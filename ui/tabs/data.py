@@ -114,7 +114,9 @@ class Rows:
 
     def draw(self, number: int, *chosen: Any) -> list[Any]:
         """Find the rows and show one page of them."""
-        page = browsing.look(self.desk.store, Filters(*(value or "" for value in chosen)), number)
+        kind, outcome, rater, queue, text, gone = (value or "" for value in chosen)
+        filters = Filters(kind, outcome, rater, queue, text, bool(gone))
+        page = browsing.look(self.desk.store, filters, number)
         can = [gr.update(interactive=page.number > 0), gr.update(interactive=page.number < page.pages - 1)]
         return [list_html(page), f"<p role='status'>{page.told}</p>", *can, page.number]
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lorarlhf.errors import LoraRlhfError
-from lorarlhf.library import SavedAdapter, free_name
+from lorarlhf.library import free_name
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward
@@ -162,10 +161,12 @@ class Page:
             return self._attempt(lambda: self._start(do, filled), self.step_problem)
         return {self.step_problem: ""} | self.look_first.settle()
 
-    def _enqueuer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
+    def _enqueuer(
+        self, stage: str, problem: gr.HTML, *, unseen: bool = False
+    ) -> Callable[[Mapping[Any, Any]], Updates]:
         form = self.stages[stage].form
 
-        def enqueue(filled: Mapping[Any, Any], *, unseen: bool = False) -> Updates:
+        def enqueue(filled: Mapping[Any, Any]) -> Updates:
             settings, name = (lambda: form.settings(self.desk, filled)), filled[form.name] or ""
             action = lambda: self.view.queue.add(stage, settings(), name, unseen=unseen)  # noqa: E731
             return self._attempt(action, problem, "queue")
@@ -176,7 +177,7 @@ class Page:
         """Do with a reward model nobody looked at what the person asked for before."""
         problem = self.stages["ppo"].problem
         if filled[self.look_first.asked] == "queue":
-            return self._enqueuer("ppo", problem)(filled, unseen=True)
+            return self._enqueuer("ppo", problem, unseen=True)(filled)
         return self._attempt(lambda: self._start("ppo", filled, unseen=True), problem)
 
     def _measurer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
@@ -347,7 +348,7 @@ class Page:
             found[part.plan] = run_html.plan_html(text, possible=not problem)
             found[part.start] = gr.update(interactive=not problem)
             # Waiting helps against what others make or hold; a stage without data of its own would wait for nothing.
-            found[part.queue] = gr.update(interactive=now.base and not missing(stage, _in_time(now)))
+            found[part.queue] = gr.update(interactive=now.base and not missing(stage, now.in_time()))
         return found
 
     def _costs_stamp(self, now: Standing, filled: Mapping[Any, Any]) -> str:
@@ -397,7 +398,8 @@ class Page:
 def _shown(runs: list[RunRow], chosen: str) -> RunRow | None:
     """Find the run to show: the chosen one, else the one at work, else the newest."""
     at_work = [run for run in runs if run.status == "running"]
-    return next((run for run in runs if run.id == chosen), (at_work or runs or [None])[-1])
+    newest = (at_work or runs)[-1] if runs else None
+    return next((run for run in runs if run.id == chosen), newest)
 
 
 def _sampling(run: RunRow) -> tuple[int, int]:
@@ -409,12 +411,6 @@ def _named(runs: list[RunRow]) -> list[dict[str, str]]:
     """Name runs as shortly as tells them apart."""
     adapters = [run.adapter for run in runs]
     return [{"id": run.id, "name": run.adapter if adapters.count(run.adapter) == 1 else run.called} for run in runs]
-
-
-def _in_time(now: Standing) -> Standing:
-    """Imagine the turn of a queued stage: nothing else is at work, and what stages make has been made."""
-    made = SavedAdapter(Path("reward"), {"stage": "reward"})
-    return replace(now, at_work="", adapters=[*now.adapters, made], present=None)
 
 
 def _stage_part(desk: Desk, stage: str) -> StagePart:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lorarlhf.library import BARE, SavedAdapter
@@ -85,6 +86,11 @@ class Standing:
         """
         counts = (self.votes, self.demonstrations, self.prompts)
         return self.names(), tuple(round(8 * math.log2(max(count, 32))) for count in counts)
+
+    def in_time(self) -> Standing:
+        """Imagine the turn of a queued stage: nothing else is at work, and what stages make is made, in this round."""
+        made = SavedAdapter(Path("reward"), {"stage": "reward"})
+        return replace(self, at_work="", adapters=[*self.adapters, made], present=[*self._present(), made])
 
     def newest(self, stage: str) -> SavedAdapter | None:
         """Give the newest adapter of a stage, in the round that is on."""

@@ -33,8 +33,8 @@ class Form:
     stage: str
     name: gr.Textbox
     """Of the adapter to be."""
-    fields: dict[str, Component]
-    """One for every setting of the stage."""
+    fields: dict[str, Any]
+    """One for every setting of the stage: a component, whose events Gradio adds only when it is imported."""
     adapters: Collection[str]
     """The settings among them that name an adapter."""
 
@@ -68,7 +68,7 @@ def build_form(desk: Desk, stage: str, adapters: Collection[str]) -> Form:
     start = defaults(desk, stage)
     advanced = [name for name in group.model_fields if not group.is_basic(name) and name not in adapters]
     basic = [name for name in group.model_fields if group.is_basic(name)]
-    fields: dict[str, Component] = {}
+    fields: dict[str, Any] = {}
     with gr.Row(elem_classes="fields"):
         for name in adapters:
             fields[name] = gr.Dropdown(

@@ -84,7 +84,7 @@ class Queue:
         with self._lock:
             line = self.line()
             if name:
-                check_new_name(self.desk.workspace.adapters_dir, name)
+                check_new_name(self.desk.workspace.adapters_dir, name, self.desk.store.promised())
                 if name in (one.name for one in line.waiting):
                     raise TrainingError(f"{name} is in the queue already; choose another name")
             base, mark = self.desk.load_settings.base, self.desk.fingerprint

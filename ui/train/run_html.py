@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lorarlhf.reading import duration, number, remarks
+from lorarlhf.reading import duration, figure, number, remarks
 from lorarlhf.store import RunRow
 from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.train.comparing import settings_rows, summary
@@ -108,7 +108,7 @@ def _sample(sample: Mapping[str, Any]) -> str:
 
 
 def _fixed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")  # digits under digits
+    return figure(value, ".2f")  # digits under digits
 
 
 def numbers_html(runs: Sequence[RunRow], series: Sequence[Series]) -> str:

@@ -56,7 +56,7 @@ class TrainingView(Runs):
             raise TrainingError(problem)
         name = name.strip()
         if name:
-            check_new_name(self.desk.workspace.adapters_dir, name)
+            check_new_name(self.desk.workspace.adapters_dir, name, self.desk.store.promised())
         check_looked(self.desk.store, reward_for(self.desk, stage, settings), skip=unseen)
         _await_start(self.desk.train(stage, settings, name))
 
