@@ -94,7 +94,7 @@ def until_step(page: Page, run: str, step: int) -> None:
 
 
 def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_path: Path) -> None:
-    app = App(folder)
+    app = App(folder, cold=True)
     with app:
         maps = Path(f"/proc/{app.process.pid}/maps").read_text()
         assert "libtorch" not in maps

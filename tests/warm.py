@@ -1,81 +1,177 @@
-"""Engines that start at once: forked from a process that has imported what an engine imports, and did nothing else.
+"""Engines and apps that start at once: forked from a process that has imported what they import, and did nothing else.
 
-Reading torch and transformers is nearly all of an engine's start. The rest stays as it is: a process of its own, with
-its pipes, its session, its log and its exit status, which can be killed. Engines that start from nothing are tested
-in `test_engine_process`, and wherever the app is.
+Reading torch, transformers and Gradio is nearly all of their start. The rest stays as it is: a process of its own, with
+its pipes, its session, its log and its exit status, which can be killed; the engine of such an app is another. Engines
+that start from nothing are tested in `test_engine_process`, apps in `test_ui_app` and `test_ui_loop`.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
+import gc
+import importlib
+import json
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import Future, TimeoutError
-from multiprocessing.reduction import DupFd
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from lorarlhf.engine import client
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.warm_imports"])
+LARGEST = 2**20
+"""Bytes of a request; one is a command line, an environment and three open files."""
+IMPORTS = {"engine": "tests.warm_imports", "app": "lorarlhf.ui.app"}
+"""What is read before the first of each kind is forked."""
+KEPT: dict[str, Any] = {}
+"""The process to fork from, and the address where it is asked; started when it is first needed."""
 
 
-class Ends(tuple[int, ...]):
-    """Open files that the process takes over as its stdin, stdout and stderr."""
+def address() -> str:
+    """Say where the process that forks can be asked; start it, if nobody did."""
+    if not KEPT:
+        at = str(Path(tempfile.mkdtemp(prefix="warm-")) / "at")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(at)
+        listener.listen()
+        code = f"from tests.warm import fork_on_demand; fork_on_demand({listener.fileno()}, {at!r})"
+        # It ends when nobody holds the other end of its stdin any more.
+        KEPT["process"] = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+            cwd=Path(__file__).parents[1],
+        )
+        KEPT["at"] = at
+    return str(KEPT["at"])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return list, ([DupFd(fd) for fd in self],)
 
+class Warm:
+    """The part of `subprocess.Popen` that is used here, of a process of a kind with these words as its command line."""
 
-class WarmEngine:
-    """The part of `subprocess.Popen` that the engine's client uses."""
-
-    def __init__(self, command: list[str], stdin: int, stdout: int, stderr: BinaryIO, start_new_session: bool) -> None:
-        assert (stdin, stdout, start_new_session) == (subprocess.PIPE, subprocess.PIPE, True)
-        code = command.index(client.BOOT)
-        (reads, to), (out, writes) = os.pipe(), os.pipe()
-        self.stdin, self.stdout = os.fdopen(to, "wb"), os.fdopen(out, "rb")
-        ends = Ends((reads, writes, stderr.fileno()))
-        self._process = FORKS.Process(target=serve, args=(command[code + 1 :], ends))
-        self._process.start()
-        os.close(reads)
-        os.close(writes)
-        self.pid = self._process.pid
+    def __init__(self, kind: str, words: list[str], ends: list[int]) -> None:
+        asked = {"kind": kind, "words": words, "env": dict(os.environ), "folder": os.getcwd()}
+        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._line.connect(address())
+        socket.send_fds(self._line, [json.dumps(asked).encode()], ends)
+        self.pid = int(self._line.recv(LARGEST))
         self._ended: Future[int] = Future()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        self._process.join()
-        self._ended.set_result(self._process.exitcode or 0)
+        self._ended.set_result(int(self._line.recv(LARGEST) or -signal.SIGKILL))
+        self._line.close()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._ended.result() if self._ended.done() else None
+
+    def poll(self) -> int | None:
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         try:
             return self._ended.result(timeout)
         except TimeoutError:
-            raise subprocess.TimeoutExpired("engine", timeout or 0) from None
+            raise subprocess.TimeoutExpired("warm", timeout or 0) from None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
-        self._process.kill()
+        self.send_signal(signal.SIGKILL)
 
 
-def serve(words: list[str], ends: list[Any]) -> None:
-    """Be an engine's process; `words` are those of its command line after the code."""
-    from lorarlhf.engine.server import main
+class WarmEngine(Warm):
+    """An engine, as its client starts one."""
 
-    os.setsid()
-    for fd, end in enumerate(ends):
-        taken = end.detach()
-        os.dup2(taken, fd)
-        os.close(taken)
-    faulthandler.enable()
-    sys.argv = ["-c", *words]
-    sys.path[:] = words[2:]
-    main()
+    def __init__(self, command: list[str], stdin: int, stdout: int, stderr: BinaryIO, start_new_session: bool) -> None:
+        assert (stdin, stdout, start_new_session) == (subprocess.PIPE, subprocess.PIPE, True)
+        (reads, to), (out, writes) = os.pipe(), os.pipe()
+        self.stdin, self.stdout = os.fdopen(to, "wb"), os.fdopen(out, "rb")
+        super().__init__("engine", command[command.index(client.BOOT) + 1 :], [reads, writes, stderr.fileno()])
+        os.close(reads)
+        os.close(writes)
+
+
+class WarmApp(Warm):
+    """An app, with the words of its command line after the program's name."""
+
+    def __init__(self, words: list[str], log: TextIO) -> None:
+        with open(os.devnull) as nothing:
+            super().__init__("app", words, [nothing.fileno(), log.fileno(), log.fileno()])
 
 
 PROCESSES = SimpleNamespace(Popen=WarmEngine, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
 """What takes the place of `subprocess` in `lorarlhf.engine.client`."""
+
+
+# -- in the process that forks --------------------------------------------------------------------------------
+
+
+def fork_on_demand(listening: int, at: str) -> None:
+    """Fork whatever is asked for, until the process that began this one ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    importlib.import_module(IMPORTS["engine"])
+    listener = socket.socket(fileno=listening)
+    KEPT["at"] = at
+    while 0 not in select.select([0, listener], [], [])[0]:
+        line, _ = listener.accept()
+        said, ends, *_ = socket.recv_fds(line, LARGEST, 3)
+        asked = json.loads(said)
+        importlib.import_module(IMPORTS[asked["kind"]])
+        gc.collect()
+        gc.freeze()  # what lies there is nobody's garbage, and shared as long as nobody touches it
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            return attend(line, asked, ends)
+        for end in (line.fileno(), *ends):
+            os.close(end)
+        line.detach()
+    return None
+
+
+def attend(line: socket.socket, asked: dict[str, Any], ends: list[int]) -> None:
+    """Fork a process and tell who asked what becomes of it; return in that process, when its work is done."""
+    pid = os.fork()
+    if not pid:
+        line.close()
+        return be(asked, ends)
+    for end in ends:
+        os.close(end)
+    line.send(str(pid).encode())
+    _, status = os.waitpid(pid, 0)
+    line.send(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def be(asked: dict[str, Any], ends: list[int]) -> None:
+    """Be the engine, or the app, of a command line."""
+    os.environ.clear()
+    os.environ |= asked["env"]
+    os.chdir(asked["folder"])
+    for fd, end in enumerate(ends):
+        os.dup2(end, fd)
+        os.close(end)
+    faulthandler.enable()
+    if asked["kind"] == "app":
+        from lorarlhf.cli import main
+
+        client.subprocess = PROCESSES  # type: ignore[assignment]
+        sys.argv = ["lorarlhf", *asked["words"]]
+    else:
+        from lorarlhf.engine.server import main
+
+        os.setsid()
+        sys.argv = ["-c", *asked["words"]]
+        sys.path[:] = asked["words"][2:]
+    main()
