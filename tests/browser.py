@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from lorarlhf.engine.requests import LOG
 from lorarlhf.ui.rate.preferences import Preferences, save_preferences
 from lorarlhf.workspace import Workspace
-from tests.warm import WarmApp
+from tests.warm import APP, WarmCommand
 
 PATIENCE = 180.0
 """Seconds; two processes import torch and Gradio on a machine that may be busy."""
@@ -61,14 +61,14 @@ class App:
         """Start the command and wait until the page is served."""
         self.began = time.monotonic()
         words = ["ui", "--no-browser", "--port", str(self.port), "--workspace", str(self.workspace)]
-        self.process: subprocess.Popen[bytes] | WarmApp
+        self.process: subprocess.Popen[bytes] | WarmCommand
         self.log = self.workspace.parent / f"{self.workspace.name}-app.log"
         with self.log.open("a") as log:
             if self.cold:
                 command = [sys.executable, "-m", "lorarlhf.cli", *words]
                 self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             else:
-                self.process = WarmApp(words, log)
+                self.process = WarmCommand(words, log, log, needs=APP)
         while not self.served():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() - self.began < PATIENCE, self.log.read_text()

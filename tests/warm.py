@@ -1,8 +1,9 @@
-"""Engines and apps that start at once: forked from a process that has imported what they import, and did nothing else.
+"""Processes that start at once: forked from one that has imported what they import, and did nothing else.
 
 Reading torch, transformers and Gradio is nearly all of their start. The rest stays as it is: a process of its own, with
 its pipes, its session, its log and its exit status, which can be killed; the engine of such an app is another. Engines
-that start from nothing are tested in `test_engine_process`, apps in `test_ui_app` and `test_ui_loop`.
+that start from nothing are tested in `test_engine_process`, apps in `test_ui_app` and `test_ui_loop`, commands in
+`test_cli`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import threading
 from concurrent.futures import Future, TimeoutError
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO
 
 from lorarlhf.engine import client
 
 LARGEST = 2**20
 """Bytes of a request; one is a command line, an environment and three open files."""
-IMPORTS = {"engine": "tests.warm_imports", "app": "lorarlhf.ui.app"}
-"""What is read before the first of each kind is forked."""
+APP = "lorarlhf.ui.app"
+"""What an app reads besides; it is read when the first one is asked for."""
 KEPT: dict[str, Any] = {}
 """The process to fork from, and the address where it is asked; started when it is first needed."""
 
@@ -54,10 +55,16 @@ def address() -> str:
 
 
 class Warm:
-    """The part of `subprocess.Popen` that is used here, of a process of a kind with these words as its command line."""
+    """The part of `subprocess.Popen` that is used here, of a process that calls a function; `ends` are its open files.
 
-    def __init__(self, kind: str, words: list[str], ends: list[int]) -> None:
-        asked = {"kind": kind, "words": words, "env": dict(os.environ), "folder": os.getcwd()}
+    The function is given as `module:name`, and called with the words; `needs` is a module that it wants read.
+    """
+
+    def __init__(
+        self, function: str, words: list[str], ends: list[int], needs: str = "", env: dict[str, str] | None = None
+    ) -> None:
+        asked = {"function": function, "words": words, "needs": needs, "folder": os.getcwd()}
+        asked["env"] = {**os.environ, **(env or {})}
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.connect(address())
         socket.send_fds(self._line, [json.dumps(asked).encode()], ends)
@@ -97,17 +104,18 @@ class WarmEngine(Warm):
         assert (stdin, stdout, start_new_session) == (subprocess.PIPE, subprocess.PIPE, True)
         (reads, to), (out, writes) = os.pipe(), os.pipe()
         self.stdin, self.stdout = os.fdopen(to, "wb"), os.fdopen(out, "rb")
-        super().__init__("engine", command[command.index(client.BOOT) + 1 :], [reads, writes, stderr.fileno()])
+        words = command[command.index(client.BOOT) + 1 :]
+        super().__init__("tests.warm:be_engine", words, [reads, writes, stderr.fileno()])
         os.close(reads)
         os.close(writes)
 
 
-class WarmApp(Warm):
-    """An app, with the words of its command line after the program's name."""
+class WarmCommand(Warm):
+    """The program, with the words of its command line; what it prints goes to files."""
 
-    def __init__(self, words: list[str], log: TextIO) -> None:
+    def __init__(self, words: list[str], out: IO[Any], errors: IO[Any], needs: str = "") -> None:
         with open(os.devnull) as nothing:
-            super().__init__("app", words, [nothing.fileno(), log.fileno(), log.fileno()])
+            super().__init__("tests.warm:be_program", words, [nothing.fileno(), out.fileno(), errors.fileno()], needs)
 
 
 PROCESSES = SimpleNamespace(Popen=WarmEngine, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
@@ -120,15 +128,15 @@ PROCESSES = SimpleNamespace(Popen=WarmEngine, PIPE=subprocess.PIPE, TimeoutExpir
 def fork_on_demand(listening: int, at: str) -> None:
     """Fork whatever is asked for, until the process that began this one ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    importlib.import_module(IMPORTS["engine"])
+    importlib.import_module("tests.warm_imports")
     listener = socket.socket(fileno=listening)
     KEPT["at"] = at
     while 0 not in select.select([0, listener], [], [])[0]:
         line, _ = listener.accept()
         said, ends, *_ = socket.recv_fds(line, LARGEST, 3)
         asked = json.loads(said)
-        importlib.import_module(IMPORTS[asked["kind"]])
-        gc.collect()
+        if asked["needs"]:
+            importlib.import_module(asked["needs"])
         gc.freeze()  # what lies there is nobody's garbage, and shared as long as nobody touches it
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -155,7 +163,7 @@ def attend(line: socket.socket, asked: dict[str, Any], ends: list[int]) -> None:
 
 
 def be(asked: dict[str, Any], ends: list[int]) -> None:
-    """Be the engine, or the app, of a command line."""
+    """Be what was asked for."""
     os.environ.clear()
     os.environ |= asked["env"]
     os.chdir(asked["folder"])
@@ -163,15 +171,24 @@ def be(asked: dict[str, Any], ends: list[int]) -> None:
         os.dup2(end, fd)
         os.close(end)
     faulthandler.enable()
-    if asked["kind"] == "app":
-        from lorarlhf.cli import main
+    module, _, name = asked["function"].partition(":")
+    getattr(importlib.import_module(module), name)(*asked["words"])
 
-        client.subprocess = PROCESSES  # type: ignore[assignment]
-        sys.argv = ["lorarlhf", *asked["words"]]
-    else:
-        from lorarlhf.engine.server import main
 
-        os.setsid()
-        sys.argv = ["-c", *asked["words"]]
-        sys.path[:] = asked["words"][2:]
+def be_engine(*words: str) -> None:
+    """Be an engine's process; the words are those of its command line after the code."""
+    from lorarlhf.engine.server import main
+
+    os.setsid()
+    sys.argv = ["-c", *words]
+    sys.path[:] = words[2:]
+    main()
+
+
+def be_program(*words: str) -> None:
+    """Be the command line."""
+    from lorarlhf.cli import main
+
+    client.subprocess = PROCESSES  # type: ignore[assignment]
+    sys.argv = ["lorarlhf", *words]
     main()
