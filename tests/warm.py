@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import Future, TimeoutError
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, BinaryIO
@@ -158,7 +159,8 @@ def attend(line: socket.socket, asked: dict[str, Any], ends: list[int]) -> None:
         os.close(end)
     line.send(str(pid).encode())
     _, status = os.waitpid(pid, 0)
-    line.send(str(os.waitstatus_to_exitcode(status)).encode())
+    with suppress(OSError):  # whoever asked is gone
+        line.send(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 
