@@ -2,6 +2,8 @@
 
     with App(folder) as app, app.page() as page: ...
 
+The process is forked from one that has imported everything (`tests.warm`), unless it is to start from nothing: `cold`.
+
 A page fails its test when it logs an error, or asks any other host for anything.
 """
 
@@ -16,15 +18,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from lorarlhf.engine.requests import LOG
 from lorarlhf.ui.rate.preferences import Preferences, save_preferences
 from lorarlhf.workspace import Workspace
+from tests.warm import APP, WarmCommand
 
 PATIENCE = 180.0
 """Seconds; two processes import torch and Gradio on a machine that may be busy."""
@@ -39,8 +43,8 @@ GRADIO_LEFT = ("AbortError: signal is aborted", "Unexpected error Connection err
 class App:
     """The app as a person starts it, on a workspace of its own."""
 
-    def __init__(self, workspace: Path, *options: str, env: dict[str, str] | None = None) -> None:
-        self.workspace, self.options, self.env = workspace, options, env or {}
+    def __init__(self, workspace: Path, cold: bool = False) -> None:
+        self.workspace, self.cold = workspace, cold
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._ways_out = ExitStack()
@@ -56,15 +60,15 @@ class App:
     def start(self) -> App:
         """Start the command and wait until the page is served."""
         self.began = time.monotonic()
-        command = [sys.executable, "-m", "lorarlhf.cli", "ui", "--no-browser", "--port", str(self.port)]
+        words = ["ui", "--no-browser", "--port", str(self.port), "--workspace", str(self.workspace)]
+        self.process: subprocess.Popen[bytes] | WarmCommand
         self.log = self.workspace.parent / f"{self.workspace.name}-app.log"
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [*command, "--workspace", str(self.workspace), *self.options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.env},
-            )
+            if self.cold:
+                command = [sys.executable, "-m", "lorarlhf.cli", *words]
+                self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            else:
+                self.process = WarmCommand(words, log, log, needs=APP)
         while not self.served():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() - self.began < PATIENCE, self.log.read_text()
@@ -77,9 +81,24 @@ class App:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0 and " is at http" in self.log.read_text()
 
     def engine(self) -> psutil.Process:
-        """Find the engine's process."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(p for p in children if "lorarlhf.engine.server" in " ".join(p.cmdline()))
+        """Find the engine's process: it leads a session, and what it prints goes to the engine's log."""
+        log, found = str(Workspace(self.workspace).path / LOG), []
+        for process in psutil.process_iter():
+            with suppress(OSError):
+                if os.readlink(f"/proc/{process.pid}/fd/2") == log and os.getsid(process.pid) == process.pid:
+                    found.append(process)
+        (engine,) = found
+        return engine
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the engine stand still: what it works at takes no time, and is not over before a page has shown it."""
+        engine = self.engine()
+        engine.suspend()
+        try:
+            yield
+        finally:
+            engine.resume()
 
     def end(self, how: signal.Signals = signal.SIGINT) -> None:
         """End the app as Ctrl-C does, or otherwise, and wait for it."""

@@ -21,6 +21,7 @@ from lorarlhf.store.owners import OWNERS, born
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.workspace import Workspace
 from tests import tiny
+from tests.warm import WarmCommand
 
 SMALL = {"rank": 4, "alpha": 8, "micro_batch_tokens": 256, "heldout_share": 0.25, "batch_size": 4, "eval_every": 50}
 SFT = SFTSettings(**SMALL, epochs=10, checkpoint_every=0)
@@ -270,12 +271,14 @@ def test_only_runs_whose_process_is_gone_count_as_interrupted(tmp_path):
         assert store.get_meta(OWNERS).keys() == {theirs}
 
 
-def test_two_processes_cannot_work_on_one_run(client, store):
+def test_two_processes_cannot_work_on_one_run(client, store, tmp_path):
     job = client.train("sft", SFT.model_copy(update={"epochs": 1000}), "contended")
     until(job, lambda now: now.step >= 1)
-    command = [sys.executable, "-m", "lorarlhf.cli", "resume", job.progress.run, "--workspace", client.workspace.path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.returncode, "at work in another process" in done.stderr) == (1, True), done.stderr
+    words = ["resume", job.progress.run, "--workspace", str(client.workspace.path)]
+    with (tmp_path / "said").open("w+") as said:
+        assert WarmCommand(words, said, said).wait(PATIENCE) == 1
+        said.seek(0)
+        assert "at work in another process" in said.read()
     job.stop()
     with pytest.raises(RunPaused):
         job.result(PATIENCE)

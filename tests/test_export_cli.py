@@ -13,11 +13,12 @@ from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
 from lorarlhf.cli import cli
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.export import exporting
 from lorarlhf.export.probe import CONVERSATIONS, SPARE, conversations_of
 from lorarlhf.settings import LoadSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, is_heldout, user
 from lorarlhf.workspace import Workspace
-from tests.test_export import make
+from tests.test_export import Here, make
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def test_an_export_is_checked_and_a_dry_run_lists_what_would_be_sent(place, tmp_
     assert re.search(r"KL \S+ nats a token, the same likeliest token (100|9\d)\.\d% of the time", text)
 
 
-def test_an_exported_reward_model_is_taken_in_again_with_its_head(place, tmp_path):
+def test_an_exported_reward_model_is_taken_in_again_with_its_head(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "run_child", Here(tmp_path))  # in a process of its own: above, and in `test_export`
     done = lorarlhf(place, "export", "reward-1", str(tmp_path / "out"))
     assert done["check"].startswith("scores of 8 held-out conversations")
     taken = lorarlhf(place, "adapters", "--import", done["folder"], "--as", "reward", "--name", "again")

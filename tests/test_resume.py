@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
+import time
 
 import pytest
 
@@ -24,6 +24,7 @@ from lorarlhf.store.owners import OWNERS
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.workspace import Workspace
 from tests import tiny
+from tests.warm import WarmCommand
 
 SFT = SFTSettings(
     rank=2, alpha=4, heldout_share=0.2, batch_size=4, epochs=2, checkpoint_every=2, eval_every=3, micro_batch_tokens=128
@@ -295,16 +296,17 @@ def test_another_process_goes_on_with_the_base_elsewhere_and_ctrl_c_pauses(engin
         train(engine, "sft", SFT.model_copy(update={"epochs": 1000.0}), "long", paused=pause_at(3))
     long = engine.store.runs()[-1].id
     shutil.copytree(base, tmp_path / "elsewhere")  # as on another machine
-    program = [sys.executable, "-m", "lorarlhf", "resume", "--base", str(tmp_path / "elsewhere")]
-    place = ["--workspace", str(engine.workspace.path), "--json"]
-    with subprocess.Popen([*program, long, *place], stderr=subprocess.PIPE, text=True) as at_work:
-        done = subprocess.run([*program, run, *place], capture_output=True, text=True, timeout=180)
+    place = ["--base", str(tmp_path / "elsewhere"), "--workspace", str(engine.workspace.path), "--json"]
+    with (tmp_path / "out").open("w") as out, (tmp_path / "errors").open("w") as errors, open(os.devnull, "w") as away:
+        at_work = WarmCommand(["resume", long, *place], away, errors)
+        done = WarmCommand(["resume", run, *place], out, away)
+        assert done.wait(180) == 0
         while not engine.store.run(long).step and at_work.poll() is None:
-            pass
+            time.sleep(0.01)
         at_work.send_signal(signal.SIGINT)
-        assert at_work.stderr is not None
-        words = at_work.stderr.read()
-    assert json.loads(done.stdout)["metrics"] == whole["metrics"]
+        at_work.wait(180)
+    words = (tmp_path / "errors").read_text()
+    assert json.loads((tmp_path / "out").read_text())["metrics"] == whole["metrics"]
     assert numbers(engine, run) == numbers(engine, "sft-1")
     assert at_work.returncode == 1
     assert "pausing; Ctrl-C again stops at once" in words

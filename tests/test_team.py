@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,8 +19,8 @@ from lorarlhf.train.team import Team
 from tests import tiny
 from tests.test_reward import MIXED
 from tests.test_sft import DEMONSTRATIONS, noisy
+from tests.warm import Warm
 
-ROOT = Path(__file__).parents[1]
 COMMON = {"heldout_share": 0, "learning_rate": 0.01, "micro_batch_tokens": 64, "epochs": 10}
 
 
@@ -65,25 +62,17 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
     tiny.save(folder / "base", "llama", layers=1)
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"from tests.test_team import child; child({str(folder)!r})"],
-            cwd=ROOT,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    alone = work(folder)  # meanwhile, here
-    try:
-        said = [process.communicate(timeout=400)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, text in zip(processes, said, strict=True):
-        assert process.returncode == 0, text[-3000:]
+    with (folder / "log").open("w+") as log:
+        ends = [log.fileno()] * 3
+        ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        processes = [Warm("tests.test_team:child", [str(folder)], ends, env=rank) for rank in ranks]
+        alone = work(folder)  # meanwhile, here
+        try:
+            statuses = [process.wait(400) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+    assert statuses == [0, 0], (folder / "log").read_text()[-3000:]
     return alone, *(load_file(folder / f"{rank}.safetensors") for rank in range(2))
 
 

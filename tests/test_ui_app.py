@@ -36,7 +36,7 @@ def app(tmp_path_factory):
                 run, step, {"objective/scores": step / 10, "objective/kl": step / 5, "policy/entropy": 0.3}
             )
         store.finish_run(run, "done", {"eval/scores": 2.0, "eval/kl": 4.0})
-    with App(place.path) as running:
+    with App(place.path, cold=True) as running:
         yield running
 
 
@@ -87,7 +87,7 @@ def test_a_foreign_page_is_refused(app):
 
 
 def test_a_second_app_refuses_and_ctrl_c_ends_both_processes(app):
-    second = App(app.workspace)
+    second = App(app.workspace, cold=True)
     with pytest.raises(AssertionError, match=f"open in another app at {app.url}"):
         second.start()
     assert second.process.returncode == 1

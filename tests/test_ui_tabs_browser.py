@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-import subprocess
-import sys
-import zipfile
 from urllib.parse import quote
 
 import pytest
@@ -17,25 +15,12 @@ from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
 from lorarlhf.library import CARD, read_saved
 from lorarlhf.settings import LoadSettings, LoraSettings
-from lorarlhf.starter import MODEL_DIR
 from lorarlhf.types import Comparison, Origin, Outcome, user
 from lorarlhf.workspace import Workspace
 from tests.browser import PATIENCE, App, draw_little, open_tab, ready
 
 EVIL = "<img src=x onerror='document.title=1'> ${alert(2)} {{3*3}} ![x](http://evil.example/x.png)"
 SLOW = PATIENCE * 1000
-
-PLAIN_PEFT = """
-import sys, torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-base = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-ids = torch.tensor([[5, 6, 7]])
-before = base(ids).logits.clone()
-model = PeftModel.from_pretrained(base, sys.argv[2])
-assert not any(m in sys.modules for m in ("lorarlhf", "gradio"))
-print(float((model(ids).logits - before).abs().max()))
-"""
 
 
 def fill(place: Workspace) -> None:
@@ -82,7 +67,7 @@ def served(page: Page, app: App, path: object) -> int:
     return page.request.get(f"{app.url}/gradio_api/file={quote(str(path))}").status
 
 
-def test_an_adapter_is_renamed_exported_for_plain_peft_and_deleted(app, place, tmp_path):
+def test_an_adapter_is_renamed_exported_imported_and_deleted(app, place, tmp_path):
     with app.page() as page:
         ready(page)
         open_tab(page, "Base and adapters")
@@ -141,11 +126,8 @@ def test_an_adapter_is_renamed_exported_for_plain_peft_and_deleted(app, place, t
         expect(rows).to_have_count(3)
         expect(rows.filter(has_text="ppo-1")).to_contain_text("sft-1 (deleted)")
     assert not (place.adapters_dir / "polite").exists()
-    zipfile.ZipFile(zipped).extractall(tmp_path)
-    command = [sys.executable, "-I", "-c", PLAIN_PEFT, str(MODEL_DIR), str(tmp_path / "polite")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout) > 0
+    # Another program finds what it wants; that one loads what the app sends is tested in `test_ui_loop`.
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(os.listdir(tmp_path / "elsewhere" / "polite"))
 
 
 def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app):

@@ -371,14 +371,8 @@ def test_the_run_of_this_app_counts_as_at_work_from_its_first_moment(desk):
     assert view.at_work(view.runs()) == f"{run} is at work"
 
 
-@pytest.mark.parametrize(
-    ("modules", "strange"),
-    [
-        ("tabs.train", "torch transformers peft datasets"),
-        ("train.run_html, lorarlhf.ui.train.training_view", "gradio torch"),
-    ],
-)
-def test_the_tab_is_made_without_torch_and_what_it_stands_on_without_gradio(modules, strange):
-    code = f"import sys, lorarlhf.ui.{modules}; print(set({strange.split()}) & set(sys.modules))"
+def test_what_the_tab_stands_on_is_made_without_gradio():
+    modules = "lorarlhf.ui.train.run_html, lorarlhf.ui.train.training_view"
+    code = f"import sys, {modules}; print({{'gradio', 'torch'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "set()", done.stdout + done.stderr

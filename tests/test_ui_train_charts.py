@@ -264,14 +264,22 @@ def test_the_browser_notifies_once_for_each_run_that_ends_and_only_if_asked_to(p
           window.Notification = class { constructor(words) { told.push(words) } };
           Notification.permission = "default";
           Notification.requestPermission = async () => { asked += 1; Notification.permission = "granted" };
+          const bell = (ended, words) => `<div class="bell" data-ended="${ended}" data-words="${words}" data-about="">`
+            + '<button hidden=""></button><span role="status"></span></div>';
+          const props = {
+            get value() { return this.html },
+            set value(html) { this.html = box.innerHTML = html; look?.() },
+          };
           const ends = async (ended, words) => {
-            box.innerHTML = `<div class="bell" data-ended="${ended}" data-words="${words}" data-about="">`
-              + "<button hidden></button><span role='status'></span></div>";
-            look?.();
+            props.value = bell(ended, words);
             await new Promise((done) => setTimeout(done, 5));
           };
+          let answered = "";
+          const server = { ended: async () => answered || props.value };
+          document.body.append(box);
           await ends("sft-1 1", "sft-1 done");
-          new Function("element", "watch", code)(box, (_, callback) => { look = callback });
+          code = code.replace("2000", "5");
+          new Function("element", "watch", "props", "server", code)(box, (_, call) => { look = call }, props, server);
           await ends("sft-2 2", "sft-2 done");  // nobody asked for it yet
           const offered = !box.querySelector("button").hidden;
           box.querySelector("button").click();
@@ -279,8 +287,39 @@ def test_the_browser_notifies_once_for_each_run_that_ends_and_only_if_asked_to(p
           await ends("sft-2 2", "sft-2 done");
           await ends("ppo-1 3", "ppo-1 failed");
           await ends("ppo-1 3", "ppo-1 failed");
+          answered = bell("sft-4 4", "sft-4 done");  // which only the server knows: the tab is out of sight
+          await new Promise((done) => setTimeout(done, 50));
           return [offered, asked, told, box.querySelector("button").hidden, box.textContent];
         }""",
         (ASSETS / "bell.js").read_text(encoding="utf-8"),
     )
-    assert found == [True, 1, ["ppo-1 failed"], True, "This browser notifies you when a run ends"]
+    told = ["ppo-1 failed", "sft-4 done"]
+    assert found == [True, 1, told, True, "This browser notifies you when a run ends"]
+
+
+def test_a_panel_ticks_as_it_comes_into_sight_and_with_every_new_stamp(page):
+    found = page.evaluate(
+        """async code => {
+          const box = document.createElement("div"), ticks = [];
+          let stamp = "a", asked = 0;
+          const server = { stamp: async () => { asked += 1; return stamp } };
+          const rest = () => new Promise((done) => setTimeout(done, 100));
+          document.body.append(box);
+          new Function("element", "trigger", "server", code)(box, (name) => ticks.push(name + stamp), server);
+          await rest();
+          stamp = "b";
+          await rest();
+          box.style.display = "none";
+          stamp = "c";
+          await rest();
+          const before = [ticks.length, asked];
+          await rest();
+          const idle = before[0] === ticks.length && before[1] === asked;
+          box.style.display = "";
+          await rest();
+          box.remove();
+          return [ticks, idle];
+        }""",
+        (ASSETS / "beat.js").read_text(encoding="utf-8").replace("SECONDS", "0.01"),
+    )
+    assert found == [["ticka", "tickb", "tickc"], True]

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk, Notice
-from lorarlhf.ui.live import QUIET
+from lorarlhf.ui.live import QUIET, beating
 from lorarlhf.ui.tabs import compare, data, judge, models, rate, train
 
 ASSETS = Path(__file__).parent / "assets"
@@ -86,24 +86,18 @@ def build(desk: Desk) -> gr.Blocks:
 def _header(desk: Desk) -> None:
     """One line that always says what the engine is at, and what happened to it."""
     with gr.Row(elem_id="header", equal_height=True):
-        line = gr.HTML(lambda: status_html(desk), elem_id="status", scale=1)
+        line = beating("", stamp=lambda: _standing(desk), value=lambda: status_html(desk), elem_id="status", scale=1)
         cancel = gr.Button("Cancel loading", visible=False, size="sm", min_width=120, scale=0, elem_id="cancel-loading")
         revive = gr.Button("Start the engine", visible=False, size="sm", min_width=120, scale=0, elem_id="revive")
     with gr.Row(visible=False, elem_id="notice") as row:
         text = gr.HTML(elem_id="notice-text", scale=1)
         resume = gr.Button("Resume the run", visible=False, size="sm", min_width=120, scale=0, variant="primary")
         dismiss = gr.Button("Dismiss", size="sm", min_width=90, scale=0)
-    seen = gr.State("")
-    outputs = [seen, line, cancel, revive, row, text, resume]
 
-    def look(seen: str) -> Any:
-        """Say how things stand, or nothing where nothing changed: an idle page causes no traffic to draw."""
+    def look() -> Any:
+        """Say how things stand."""
         status, notice = desk.status(), desk.notices[-1] if desk.notices else None
-        now = f"{status}{notice}{desk.load_settings}{len(desk.notices)}"
-        if now == seen:
-            return [gr.skip()] * len(outputs)
         return [
-            now,
             status_html(desk),
             gr.update(visible=status.state == "loading"),
             gr.update(visible=status.state == "down"),
@@ -112,7 +106,8 @@ def _header(desk: Desk) -> None:
             gr.update(visible=bool(notice and notice.run)),
         ]
 
-    gr.Timer(1.0).tick(look, seen, outputs, **QUIET)
+    say: dict[str, Any] = {"fn": look, "outputs": [line, cancel, revive, row, text, resume], **QUIET}
+    line.tick(trigger_mode="always_last", **say)
     cancel.click(lambda: desk.cancel_loading(), **QUIET)
     revive.click(lambda: desk.revive(), **QUIET)
 
@@ -122,8 +117,14 @@ def _header(desk: Desk) -> None:
         if notice and go_on:
             desk.try_resume(notice.run)
 
-    dismiss.click(lambda: forget(go_on=False), **QUIET).then(look, seen, outputs, **QUIET)
-    resume.click(lambda: forget(go_on=True), **QUIET).then(look, seen, outputs, **QUIET)
+    dismiss.click(lambda: forget(go_on=False), **QUIET).then(**say)
+    resume.click(lambda: forget(go_on=True), **QUIET).then(**say)
+
+
+def _standing(desk: Desk) -> str:
+    """Write what the header depends on."""
+    notice = desk.notices[-1] if desk.notices else None
+    return f"{desk.status()}{notice}{desk.load_settings}{len(desk.notices)}{desk.memory.get('device')}"
 
 
 def status_html(desk: Desk) -> str:

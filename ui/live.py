@@ -78,14 +78,25 @@ def plain(looks: str, **options: Any) -> gr.HTML:
     return gr.HTML(elem_classes=looks, js_on_load=None, apply_default_css=False, **options)
 
 
-def beating(looks: str, seconds: float = 1.0, **options: Any) -> gr.HTML:
+def beating(looks: str, seconds: float = 1.0, stamp: Callable[[], str] | None = None, **options: Any) -> gr.HTML:
     """Make a panel as `plain` does, which raises the event `tick` again and again while it can be seen.
+
+    With a `stamp` it ticks as it comes into sight, and then only when the stamp is another one; what listens should
+    have the trigger mode `always_last`, so that no change is missed while it looks.
 
     A `gr.Timer` ticks in tabs that nobody looks at too, and each tick has the browser go through every part of every
     tab that was ever opened: an idle page then keeps most of a core busy, which a base on the processor wants.
     """
     beat = asset("beat.js").replace("SECONDS", str(seconds))
-    return gr.HTML(elem_classes=looks, js_on_load=beat, apply_default_css=False, **options)
+    told: list[Callable[..., Any]] = []
+    if stamp:
+
+        def tell(_: dict[str, Any]) -> str:
+            return stamp()
+
+        tell.__name__ = "stamp"
+        told.append(tell)
+    return gr.HTML(elem_classes=looks, js_on_load=beat, server_functions=told, apply_default_css=False, **options)
 
 
 def link_html(path: Path) -> str:

@@ -80,6 +80,10 @@ class Database:
         with self._lock, worded(self.path):
             return self._db.execute(sql, values).fetchall()
 
+    def changes(self) -> tuple[int, int]:
+        """Give what is another one whenever rows were written since, through this connection or any other."""
+        return self.query("PRAGMA data_version")[0][0], self._db.total_changes
+
 
 def _connect(path: Path) -> sqlite3.Connection:
     if path.is_dir():

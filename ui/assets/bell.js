@@ -1,5 +1,6 @@
 // Tell through the browser that a run ended, once the person asked for that with the button. Works without: the page
-// says it anyway. In scope: element and watch (Gradio's).
+// says it anyway. It asks the server by itself, and wherever the person is: nothing else looks for runs out of sight.
+// In scope: element, props, server and watch (Gradio's).
 const button = () => element.querySelector(".bell button");
 const known = () => element.querySelector(".bell")?.dataset ?? {};
 let last = known().ended;
@@ -32,3 +33,10 @@ element.addEventListener("click", async (event) => {
 });
 watch("value", () => setTimeout(look));
 look();
+
+const timer = setInterval(async () => {
+  if (!element.isConnected) return clearInterval(timer);
+  if (!("Notification" in window) || Notification.permission !== "granted") return;
+  const now = await server.ended({}).catch(() => props.value);  // the app is just ending
+  if (now !== props.value) props.value = now;
+}, 2000);

@@ -27,6 +27,11 @@ class DriftView:
         self._known: dict[str, tuple[str, Any]] = {}
         self.measurement = Measurement()
 
+    def news(self) -> str:
+        """Write what changes whenever anything does that a page shows, whatever it has chosen."""
+        lists = self.policies(), self.answering(), self.rewards()
+        return str((lists, self.measurement.now(), self.desk.store.changes()))
+
     # -- which ones there are ---------------------------------------------------------------------------------
 
     def policies(self) -> list[str]:

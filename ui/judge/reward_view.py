@@ -32,6 +32,10 @@ class RewardView:
         self._known: dict[str, tuple[str, Health]] = {}
         self.measurement = Measurement()
 
+    def news(self) -> str:
+        """Write what changes whenever anything does that a page shows, whichever reward model it has chosen."""
+        return str((self.names(), self.measurement.now(), self.desk.store.changes()))
+
     # -- which ones there are ---------------------------------------------------------------------------------
 
     def names(self) -> list[str]:

@@ -16,7 +16,7 @@ from lorarlhf.types import Message, user
 from lorarlhf.ui.compare.comparing import MOST, AtWork, choices, reply, scorer, side_by_side, usual
 from lorarlhf.ui.compare.comparing_html import answers_html, chat_html
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import GROWING, QUIET, asset
+from lorarlhf.ui.live import GROWING, QUIET, asset, beating
 
 LOOKS = "compare-panel"
 STREAM: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
@@ -180,9 +180,11 @@ def _offer(desk: Desk, tab: gr.Tab, adapters: gr.Dropdown, judge: gr.Checkbox, p
     """Keep the choices true: adapters come and go, and the base is often still loading when the page opens."""
     known = gr.State("")
 
+    def stamp() -> str:
+        return f"{choices(desk)}{scorer(desk)}{desk.fingerprint}"
+
     def offer(seen: str, chosen: list[str], talking: str) -> list[Any]:
-        there, reward = choices(desk), scorer(desk)
-        now = f"{there}{reward}{desk.fingerprint}"
+        there, reward, now = choices(desk), scorer(desk), stamp()
         if now == seen:
             return [gr.skip()] * 4
         names = [name for _, name in there]
@@ -197,5 +199,5 @@ def _offer(desk: Desk, tab: gr.Tab, adapters: gr.Dropdown, judge: gr.Checkbox, p
         ]
 
     inputs, outputs = [known, adapters, partner], [known, adapters, judge, partner]
-    tab.select(offer, inputs, outputs, **QUIET)
-    gr.Timer(2.0).tick(offer, inputs, outputs, **QUIET)
+    beat = beating(LOOKS, stamp=stamp)
+    gr.on([tab.select, beat.tick], offer, inputs, outputs, trigger_mode="always_last", **QUIET)

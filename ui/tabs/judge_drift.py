@@ -31,7 +31,7 @@ class Section:
 
     def __init__(self, desk: Desk) -> None:
         self.view = DriftView(desk)
-        self.head = beating(LOOKS, value="<h2>Drift and hacking</h2>")
+        self.head = beating(LOOKS, stamp=self.view.news, value="<h2>Drift and hacking</h2>")
         with gr.Row(elem_classes="bottom"):
             self.policy = _choice("Policy", "drifted")
             self.measure = _button("Measure it", "measure-policy")
@@ -61,8 +61,7 @@ class Section:
         ]
         look: dict[str, Any] = {"fn": self.look, "inputs": inputs, "outputs": outputs, **QUIET}
         changed = [box.change for box in (self.policy, self.answering, self.reward)]
-        gr.on([tab.select, *changed], trigger_mode="always_last", **look)
-        self.head.tick(**look)
+        gr.on([tab.select, self.head.tick, *changed], trigger_mode="always_last", **look)
         self.measure.click(self._measure, self.policy, **UNSEEN).then(**look)
         self.attempt.click(self._try, [self.answering, self.reward], **UNSEEN).then(**look)
         for button in (self.stop, self.stop_attempt):

@@ -39,7 +39,7 @@ class Section:
                 "Measure it", variant="primary", scale=0, min_width=190, visible=False, elem_id="measure-reward"
             )
             self.stop = gr.Button("Stop", scale=0, min_width=80, visible=False, elem_id="stop-measuring")
-            self.progress = beating(LOOKS, elem_id="judge-progress", scale=2, min_width=200)
+            self.progress = beating(LOOKS, stamp=self.view.news, elem_id="judge-progress", scale=2, min_width=200)
         self.health = self._panel()
         with gr.Row(elem_id="judge-rest"):
             with gr.Column(scale=3, min_width=320):
@@ -91,8 +91,7 @@ class Section:
         inputs = [self.seen, self.chosen]
         outputs = [self.seen, self.chosen, self.measure, self.stop, self.progress, self.health, self.wrong]
         look: dict[str, Any] = {"fn": self.look, "inputs": inputs, "outputs": outputs, **QUIET}
-        gr.on([tab.select, self.chosen.change], trigger_mode="always_last", **look)
-        self.progress.tick(**look)
+        gr.on([tab.select, self.progress.tick, self.chosen.change], trigger_mode="always_last", **look)
         self.measure.click(self._measure, self.chosen, **UNSEEN).then(**look)
         self.stop.click(lambda: self.view.measurement.stop(), **QUIET).then(**look)
         pair = [self.row, self.again, self.again_pair, self.again_told]

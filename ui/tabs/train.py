@@ -18,7 +18,7 @@ from lorarlhf.library import free_name
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward
-from lorarlhf.ui.live import QUIET, UNSEEN, asset, leads, plain
+from lorarlhf.ui.live import QUIET, UNSEEN, asset, beating, leads, plain
 from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import ROLES, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.train.charts import as_json, overlaid
@@ -34,8 +34,6 @@ CHARTS = asset("charts_draw.js") + asset("charts.js")
 MOST_COMPARED = 5
 """Runs beside the one that is shown: there are no more colours anybody can tell apart."""
 MOST_OFFERED = 12
-LOOK_SECONDS, IDLE_SECONDS = 1.0, 4.0
-"""How often a page looks while a run is at work, and while none is: another page or a terminal may start one."""
 PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens")
 """Settings that decide how many steps a run takes, and how long one takes."""
 COST_FIELDS = (*PLAN_FIELDS, "rank", "micro_batch_tokens", "max_length", "gradient_checkpointing", "rollout_rows")
@@ -97,7 +95,6 @@ class Page:
     def __init__(self, desk: Desk) -> None:
         self.desk, self.view = desk, TrainingView(desk)
         self.built_for = desk.load_settings.base
-        self.fast, self.slow = gr.Timer(LOOK_SECONDS, active=False), gr.Timer(IDLE_SECONDS)
         self.seen, self.chosen, self.offer = gr.State({}), gr.State(""), gr.State(("", ""))
         self.compared = gr.State(((), False))
         """Runs laid over the one that is shown, and whether all metrics are wanted."""
@@ -115,10 +112,8 @@ class Page:
                 self.run = _run_part(self.numbers_csv)
             with gr.Column(min_width=300, elem_id="runs-column"):
                 with gr.Row(elem_classes="title"):
-                    gr.HTML("<h3>All runs</h3>", min_width=100)
-                    self.bell = gr.HTML(
-                        elem_id="bell", js_on_load=asset("bell.js"), apply_default_css=False, min_width=190
-                    )
+                    self.beat = beating("", stamp=self.view.news, value="<h3>All runs</h3>", min_width=100)
+                    _bell(self.view)
                 self.runs_problem = gr.HTML(elem_classes="problem-line")
                 self.runs = gr.HTML(elem_id="runs", apply_default_css=False, js_on_load=PRESSED)
         forms = [part.form for part in self.stages.values()]
@@ -132,8 +127,8 @@ class Page:
         """Connect events to what they do."""
         asked = {self.seen, self.chosen, self.compared, *self.planning}
         look: dict[str, Any] = {"inputs": asked, "outputs": self._outputs(), **QUIET}
-        gr.on([self.fast.tick, self.slow.tick], self.look, **look)
-        gr.on([tab.select, *(field.change for field in self.planning)], self.look, trigger_mode="always_last", **look)
+        changed = [field.change for field in self.planning]
+        gr.on([self.beat.tick, tab.select, *changed], self.look, trigger_mode="always_last", **look)
         act: dict[str, Any] = {"outputs": {*self.problems, self.chosen, *self.look_first.outputs}, **UNSEEN}
         for stage, part in self.stages.items():
             filled = {part.form.name, *part.form.fields.values(), self.chosen}
@@ -268,20 +263,16 @@ class Page:
             sampled = [run.step // every for every in _sampling(run)] + [(run.step - 1) // _sampling(run)[0]]
             groups["samples"] = ((run.id, run.status, sampled), lambda: self._samples(run))
         line = self.view.queue.line()
-        busy = bool(now.at_work or (line.waiting and not line.stopped) or self.view.costs.waiting)
-        groups["busy"] = (busy, lambda: {self.fast: gr.Timer(active=busy)})
         groups["queue"] = (str(line), lambda: {self.queue: run_html.queue_html(line)})
         return groups
 
     def _charts(self, runs: list[RunRow], run: RunRow | None, beside: list[RunRow], everything: bool) -> Groups:
         """Tell what the charts, and the tables of the same runs, depend on, and how they are made."""
         shown = [run, *beside] if run else []
-        ended = max((one.finished for one in runs), default="")
         stamp = ([(one.id, one.status, one.updated) for one in shown], everything, [one.id for one in runs])
         return {
             "charts": (str(stamp), lambda: self._draw(runs, shown, everything)),
             "settings": (str([(one.id, one.status) for one in shown]), lambda: self._settings(shown)),
-            "bell": (ended, lambda: {self.bell: run_html.bell_html(runs)}),
         }
 
     def _draw(self, runs: list[RunRow], shown: list[RunRow], everything: bool) -> Updates:
@@ -310,7 +301,7 @@ class Page:
 
     def _outputs(self) -> set[Any]:
         parts = [part for stage in self.stages.values() for part in stage.shown]
-        own = {self.seen, self.offer, self.fast, self.step, self.do, self.tabs, self.runs, self.queue, self.bell}
+        own = {self.seen, self.offer, self.step, self.do, self.tabs, self.runs, self.queue}
         return own | {*parts, *self.fields, *vars(self.run).values()}
 
     def _defaults(self) -> Updates:
@@ -393,6 +384,20 @@ class Page:
             return {self.run.samples: ""}
         since = run.step - run_html.SAMPLED_STEPS * max(_sampling(run))
         return {self.run.samples: run_html.samples_html(self.desk.store.samples(run.id, since - 1))}
+
+
+def _bell(view: TrainingView) -> None:
+    def ended(_: dict[str, Any]) -> str:
+        return run_html.bell_html(view.runs())
+
+    gr.HTML(
+        lambda: run_html.bell_html(view.runs()),
+        elem_id="bell",
+        js_on_load=asset("bell.js"),
+        server_functions=[ended],
+        apply_default_css=False,
+        min_width=190,
+    )
 
 
 def _shown(runs: list[RunRow], chosen: str) -> RunRow | None:

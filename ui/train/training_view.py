@@ -9,7 +9,7 @@ from statistics import fmean
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import RunDiffers, TrainingError
 from lorarlhf.library import check_new_name
-from lorarlhf.settings import Settings
+from lorarlhf.settings import STAGES, Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import check_looked, reward_for
@@ -46,6 +46,14 @@ class TrainingView(Runs):
             if fits and (found := [seconds for _, seconds in self.numbers.of(run).get("time/step", [])]):
                 return fmean(found[-PACE_STEPS:]) / work(run.settings)
         return None
+
+    def news(self) -> str:
+        """Write what changes whenever anything does that a page shows, but for what is filled in on that page."""
+        runs = self.runs()
+        states = [(run.id, run.status, run.updated, self.why_not_resumed(run)) for run in runs]
+        costs = [self.costs.stamp(stage) for stage in STAGES]
+        desk = (self.desk.load_settings.base, self.desk.fingerprint, self.desk.stopping)
+        return str((desk, self.standing(runs).stamp(), states, self.queue.line(), costs))
 
     def train(self, stage: str, settings: Settings, name: str, *, unseen: bool = False) -> None:
         """Start a stage; raise `LoraRlhfError` where it cannot be, in one line that says what to do.
