@@ -159,10 +159,11 @@ function button(name, label, key) {
   return node;
 }
 
-/** Do what a button says, if it can be done now: a key pressed while another is at work was meant for what is gone. */
+/** Do what a button says, if it can be done now: what is pressed while another is at work was meant for what is gone, but
+ * for leaving. */
 function press(name, byKey = false) {
   const node = root.querySelector(`[data-do="${name}"]`);
-  if (busy() || !node || node.disabled || node.hidden) return;
+  if ((busy() && name !== "leave") || !node || node.disabled || node.hidden) return;
   if (byKey && isVerdict(name) && performance.now() < armedAt) return;
   if (isVerdict(name)) act({ do: "vote", sheet: view.sheet.id, verdict: name });
   else if (name === "undo" || name === "leave") act({ do: name });
