@@ -41,11 +41,11 @@ HEAD = """# Presets
 machine holds, and a YAML file of your own works as well. [SETTINGS.md](SETTINGS.md) explains every setting. In the app
 presets are chosen under *Base and adapters*.
 
-Predicted peaks are those of `lorarlhf plan` from formulas alone, for rows as long as the preset allows; they were
-checked against measurements on a processor (`python -m benchmarks.plan_check`), not yet on a card. Measured ones are
-the peak of the whole process with random weights in the shape of that base, on the starter's texts, which are shorter
-than the preset allows (`python -m benchmarks.preset_table --measure NAME`), at the commit named. The starter's own
-figures are in the project's README.
+Predicted peaks are those of `lorarlhf plan` from formulas alone, for texts of many lengths, prompts of about 256 tokens
+with answers of as many (PPO's: as long as the preset allows); they were checked against measurements on a processor
+(`python -m benchmarks.plan_check`), not yet on a card. Measured ones are the peak of the whole process with random
+weights in the shape of that base, on the starter's texts, which are shorter but fill a pass as well (`python -m
+benchmarks.preset_table --measure NAME`), at the commit named. The starter's own figures are in the project's README.
 
 | preset | for | base | stage | predicted peak | most while | measured |
 |---|---|---|---|---|---|---|"""

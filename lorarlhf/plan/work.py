@@ -124,16 +124,22 @@ class Work:
 def assumed(stage: str, settings: Settings) -> Data:
     """Make data up where there is none, so that a first plan can be made."""
     assert isinstance(settings, OptimSettings)
-    answer = min(ASSUMED_ANSWER, settings.max_length // 2)
-    row = Length(min(ASSUMED_PROMPT, settings.max_length - answer), answer)
-    if isinstance(settings, PPOSettings):
-        row = Length(min(ASSUMED_PROMPT, settings.max_length - settings.max_new_tokens), 0)
-    rows = {"sft": "demonstrations", "reward": "votes", "ppo": "prompts"}[stage]
-    example = (row, row) if stage == "reward" else (row,)
-    said = f"no {rows} yet: {ASSUMED_ROWS} were assumed, with prompts of {row.prompt} tokens"
-    said += "" if stage == "ppo" else f" and answers of {row.answer}"
+    own = settings.max_new_tokens if isinstance(settings, PPOSettings) else 0
+    answer = 0 if own else min(ASSUMED_ANSWER, settings.max_length // 2)
+    room = settings.max_length - own
+    prompt = min(ASSUMED_PROMPT, room - answer)
+    # Of many lengths, as those of people are: rows that are all alike would leave a part of every pass empty.
+    rows = []
+    for share in (0.5 + i / (ASSUMED_ROWS - 1) for i in range(ASSUMED_ROWS)):
+        said = min(round(share * answer), room - 1)
+        rows.append(Length(max(1, min(round(share * prompt), room - said)), said))
+    random.Random(0).shuffle(rows)
+    examples = tuple((row, row) if stage == "reward" else (row,) for row in rows)
+    kind = {"sft": "demonstrations", "reward": "votes", "ppo": "prompts"}[stage]
+    words = f"no {kind} yet: {ASSUMED_ROWS} were assumed, with prompts of about {prompt} tokens"
+    words += f" and answers of {answer}" if answer else ""
     held = round(ASSUMED_ROWS * settings.heldout_share)
-    return Data(train=(example,) * (ASSUMED_ROWS - held), heldout=(example,) * held, said=(said,))
+    return Data(train=examples[held:], heldout=examples[:held], said=(words,))
 
 
 def default_roles(stage: str, rank: int, critic: str = "head") -> Roles:
