@@ -16,17 +16,20 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks.peers.workloads import make_base
 from benchmarks.record import circumstances, write
+from lorarlhf import sampling
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.algo.logprobs import token_scores
 from lorarlhf.attention import attention
@@ -99,8 +102,21 @@ def all_paths(bank: AdapterBank) -> Iterator[Paths]:
     prompts, settings = [row.prompt for row in rows(16)], SamplingSettings(max_new_tokens=32, batch_rows=16)
     yield Paths(
         "16 answers of 32 tokens drawn from unpacked, merged weights",
-        lambda: draw(bank.drawing("one"), base, prompts, settings),
-        lambda: draw(bank.activate("one"), base, prompts, settings),
+        lambda: draw(bank, base, prompts, settings),
+        lambda: draw(bank, base, prompts, settings, bank.activate),
+    )
+    for tokens in (32, 256):
+        longer = settings.model_copy(update={"max_new_tokens": tokens})
+        yield Paths(
+            f"16 answers of {tokens} tokens drawn, with room in their cache",
+            partial(draw, bank, base, prompts, longer),
+            usual_cache(partial(draw, bank, base, prompts, longer)),
+        )
+    first = settings.model_copy(update={"max_new_tokens": 8})
+    yield Paths(
+        "8 tokens for each of 16 answers to 4 prompts of 64 tokens, which are read once",
+        lambda: draw(bank, base, [[number] * 64 for number in range(5, 9)] * 4, first),
+        lambda: draw(bank, base, [[number] * 64 for number in range(5, 21)], first),
     )
 
 
@@ -132,10 +148,29 @@ def one_group(base: Base, batch: Batch) -> Callable[[], None]:
     return plain
 
 
-def draw(way: Any, base: Base, prompts: list[list[int]], settings: SamplingSettings) -> None:
+def draw(
+    bank: AdapterBank,
+    base: Base,
+    prompts: list[list[int]],
+    settings: SamplingSettings,
+    way: Callable[[str], AbstractContextManager[None]] | None = None,
+) -> None:
     """Draw answers that do not end early."""
-    with way:
+    with (way or bank.drawing)("one"):
         complete(replace(base, eos_ids=frozenset()), prompts, settings)
+
+
+def usual_cache(work: Callable[[], object]) -> Callable[[], None]:
+    """Do it with the cache of transformers."""
+
+    def plain() -> None:
+        before, sampling.roomy_cache = sampling.roomy_cache, lambda config: DynamicCache(config=config)
+        try:
+            work()
+        finally:
+            sampling.roomy_cache = before
+
+    return plain
 
 
 def without_gradient(work: Callable[[], object]) -> Callable[[], object]:
@@ -176,7 +211,7 @@ def main() -> None:
         found = []
         for paths in all_paths(bank):
             if args.only in paths.what:
-                with nullcontext() if "drawn" in paths.what else bank.activate("one"):
+                with nullcontext() if "answers" in paths.what else bank.activate("one"):
                     found.append(compare(paths))
                 print(found[-1], file=sys.stderr)
     write(circumstances() | {"paths": found}, args.out)
