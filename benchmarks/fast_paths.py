@@ -105,7 +105,7 @@ def all_paths(bank: AdapterBank) -> Iterator[Paths]:
         lambda: draw(bank, base, prompts, settings),
         lambda: draw(bank, base, prompts, settings, bank.activate),
     )
-    for tokens in (32, 256):
+    for tokens in (32, 128):
         longer = settings.model_copy(update={"max_new_tokens": tokens})
         yield Paths(
             f"16 answers of {tokens} tokens drawn, with room in their cache",
