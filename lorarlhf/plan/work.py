@@ -137,7 +137,7 @@ def assumed(stage: str, settings: Settings) -> Data:
     examples = tuple((row, row) if stage == "reward" else (row,) for row in rows)
     kind = {"sft": "demonstrations", "reward": "votes", "ppo": "prompts"}[stage]
     words = f"no {kind} yet: {ASSUMED_ROWS} were assumed, with prompts of about {prompt} tokens"
-    words += f" and answers of {answer}" if answer else ""
+    words += f" and answers of about {answer}" if answer else ""
     held = round(ASSUMED_ROWS * settings.heldout_share)
     return Data(train=examples[held:], heldout=examples[:held], said=(words,))
 
