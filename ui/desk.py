@@ -313,7 +313,7 @@ class Desk:
         share = now.step / now.total if now.total else None
         words = {"generate": "answering", "train": "training", "resume": "training", "load": "loading"}
         words |= {"judge": "measuring a reward model", "score": "scoring", "duel": "judging answers"}
-        words |= {"export": "exporting", "take_in": "importing"}
+        words |= {"export": "exporting", "take_in": "importing", "plan": "planning"}
         words |= {"drift": "measuring a policy", "best_of": "trying best of n"}
         text = words.get(job.kind, job.kind)
         if now.run:
