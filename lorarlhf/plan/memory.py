@@ -46,7 +46,7 @@ CHOOSE_LOGIT, NUCLEUS_LOGIT = 20, 32
 PARTS = ("base", "adapters", "gradients", "optimizer", "cache", "activations", "logits", "copies", "heap", "runtime")
 """What memory goes to; `copies` are the best adapter so far, the moments of the run that it can go back to and, while a
 checkpoint is written, all it holds; `heap` is what the C library keeps back on a CPU of what tensors no longer use, and
-the code oneDNN makes."""
+the code oneDNN makes where no probe has made it make it."""
 
 Parts = dict[str, float]
 
@@ -171,7 +171,8 @@ def phases(
 ) -> list[Phase]:
     """Count the parts of every phase the stage goes through, in their order.
 
-    `runtime` are the bytes of the program without a base, `heap` those that the C library keeps back.
+    `runtime` are the bytes of the program without a base, `heap` those that the C library keeps back, as a probe
+    measured them. A probe also leaves the code of its passes in the program, where `runtime` counts it.
     """
     fix = correction or Correction()
     shape, host = load.shape, load.device == "cpu"
@@ -192,7 +193,7 @@ def phases(
         "adapters": state + sum(frozen) + FP32 * demand.heads * (shape.hidden + 1) + critic,
         "optimizer": 2 * state,
         "copies": best + ending,
-        "heap": ((HEAP_BYTES if heap is None else heap) + _kernels(load, demand)) * host,
+        "heap": (HEAP_BYTES + _kernels(load, demand) if heap is None else heap) * host,
         "runtime": runtime,
     }
     found = []
