@@ -36,7 +36,7 @@ from lorarlhf.attention import attention
 from lorarlhf.base import Base, load_base
 from lorarlhf.data import cutting
 from lorarlhf.data.tokens import Batch, Row, collate
-from lorarlhf.forward import hidden_states
+from lorarlhf.forward import batches, hidden_states
 from lorarlhf.sampling import complete
 from lorarlhf.settings import LoadSettings, LoraSettings, SamplingSettings
 
@@ -98,6 +98,15 @@ def all_paths(bank: AdapterBank) -> Iterator[Paths]:
         "8 pairs, the prompt of both computed once",
         lambda: learn(base, pairs),
         lambda: learn(base, pairs._replace(shared=tuple((row, 0) for row in range(16)))),
+    )
+    replies = [row._replace(prompt=first.prompt) for first in rows(8) for row in rows(4)]
+    yield Paths(
+        "4 replies to each of 8 prompts in passes of 1,024 tokens, those to one prompt together",
+        lambda: [learn(base, batch) for _, batch in batches(base, replies, cutting.Budget(1024))],
+        lambda: [
+            learn(base, collate([replies[i] for i in group], base.pad_id))
+            for group in cutting.Budget(1024).cut([row.length for row in replies])
+        ],
     )
     prompts, settings = [row.prompt for row in rows(16)], SamplingSettings(max_new_tokens=32, batch_rows=16)
     yield Paths(

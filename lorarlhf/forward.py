@@ -15,7 +15,7 @@ from lorarlhf.algo.logprobs import TokenScores, token_scores
 from lorarlhf.attention import PackedRows, packed_states
 from lorarlhf.base import Base
 from lorarlhf.data.cutting import Budget
-from lorarlhf.data.tokens import Batch, Row, collate
+from lorarlhf.data.tokens import Batch, Row, collate, prompts_of
 
 
 def context_of(base: Base) -> int:
@@ -85,7 +85,7 @@ def read_head(head: nn.Linear, hidden_NH: Tensor) -> Tensor:
 
 def batches(base: Base, rows: Sequence[Row], budget: Budget) -> Iterable[tuple[list[int], Batch]]:
     """Cut rows into collated micro-batches within the budget, with the row indices of each."""
-    for group in budget.cut([row.length for row in rows]):
+    for group in budget.cut([row.length for row in rows], prompts_of(rows)):
         yield group, collate([rows[i] for i in group], base.pad_id, base.device)
 
 

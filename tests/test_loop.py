@@ -16,8 +16,9 @@ from lorarlhf.errors import RunPaused, TrainingError
 from lorarlhf.settings import OptimSettings, RewardSettings, SFTSettings
 from lorarlhf.train.checkpoint import find_checkpoint
 from lorarlhf.train.common import Studio
-from lorarlhf.train.loop import Evaluation, Loop, StageDone, batch_at, permutation
+from lorarlhf.train.loop import Evaluation, Loop, StageDone
 from lorarlhf.train.optim import Group, Optimizer, rate_factor
+from lorarlhf.train.order import batch_at, permutation
 from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.sft import SFTStage
 from lorarlhf.train.team import Team

@@ -36,8 +36,8 @@ from lorarlhf.plan.work import Cutting, Data, Length, Roles, sample_of, work_of
 from lorarlhf.sampling import complete
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.train.common import Studio
-from lorarlhf.train.loop import walk_at
 from lorarlhf.train.optim import Group, Optimizer
+from lorarlhf.train.order import walk_at
 from lorarlhf.train.team import Team
 from tests import tiny
 
@@ -269,7 +269,7 @@ def test_work_is_cut_as_the_stage_cuts_it() -> None:
     last = SFTSettings.parse({**settings.model_dump(), "checkpoint_every": 5})
     assert work_of(last, Data(tuple((row,) for row in lengths)), Roles((4,))).efforts["write"].writes == 0
     cut = Cutting(64)
-    wanted = [p for s in range(5) for p in cut.passes([lengths[i] for i in walk_at(s, 8, 20, 0)], logits=True)]
+    wanted = [p for s in range(5) for p in cut.passes([(lengths[i],) for i in walk_at(s, 8, 20, 0)], logits=True)]
     assert work.efforts["learn"][:3] == (len(wanted), sum(p.tokens for p in wanted), sum(p.answers for p in wanted))
     assert {p for p, _ in work.demand.learn} == set(wanted)
 

@@ -12,7 +12,7 @@ from lorarlhf.data.pairs import Pair, pairs_of
 from lorarlhf.errors import TrainingError
 from lorarlhf.settings import RewardSettings
 from lorarlhf.train.common import Studio
-from lorarlhf.train.loop import batch_at
+from lorarlhf.train.order import batch_at
 from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.team import Team
 from lorarlhf.types import Demonstration, Outcome, Ranking, is_heldout, user

@@ -12,7 +12,7 @@ from lorarlhf.errors import SettingsError, TrainingError
 from lorarlhf.forward import context_of
 from lorarlhf.settings import LoadSettings, LoraSettings, SFTSettings
 from lorarlhf.train.common import Studio, split_by_prompt
-from lorarlhf.train.loop import batch_at
+from lorarlhf.train.order import batch_at
 from lorarlhf.train.sft import SFTStage
 from lorarlhf.train.team import Team
 from lorarlhf.types import Demonstration, is_heldout, user

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorarlhf.data.cutting import micro_batches
-from lorarlhf.data.tokens import Row, collate, mask_of, pad_flat
+from lorarlhf.data.cutting import micro_batches, pass_tokens
+from lorarlhf.data.tokens import Row, collate, mask_of, pad_flat, prompts_of
 
 quick = settings(max_examples=150, deadline=None)
 
@@ -45,6 +45,44 @@ def test_groups_do_not_depend_on_anything_but_lengths():
     assert micro_batches([3, 9, 9, 3, 1], 26, padded=True) == [[1, 2], [0, 3, 4]]
     assert micro_batches([], 18) == []
     assert micro_batches([100], 18) == [[0]]
+
+
+def test_answers_to_one_prompt_stand_together_and_their_prompt_counts_once():
+    # Prompts of 6 and 2 tokens, answers of 3, 1, 4 and 2, 5: 6 + 3 + 1 + 4 and 2 + 2 + 5 tokens.
+    prompts, lengths = [(0, 6), (1, 2), (0, 6), (1, 2), (0, 6)], [9, 4, 7, 7, 10]
+    assert micro_batches(lengths, 23, prompts=prompts) == [[4, 0, 2, 3, 1]]
+    # One token less: the last answer needs its prompt again.
+    assert micro_batches(lengths, 22, prompts=prompts) == [[4, 0, 2, 3], [1]]
+    assert micro_batches(lengths, 13, prompts=prompts) == [[4, 0], [2], [3, 1]]
+    # Padded rows share nothing, and neighbours in length are best.
+    assert micro_batches(lengths, 20, padded=True, prompts=prompts) == micro_batches(lengths, 20, padded=True)
+    assert pass_tokens([4, 0, 2, 3, 1], lengths, prompts=prompts) == 23
+    assert pass_tokens([2, 1], lengths, prompts=prompts) == 11
+
+
+prompt_and_answer = st.tuples(st.integers(0, 4), st.integers(0, 40))
+
+
+@quick
+@given(st.lists(prompt_and_answer, min_size=1, max_size=40), st.integers(1, 200))
+def test_groups_of_answers_hold_as_many_tokens_as_they_are_said_to(drawn, budget):
+    rows = [Row([prompt] * (3 + 5 * prompt), [7] * answer) for prompt, answer in drawn]
+    lengths = [row.length for row in rows]
+    groups = micro_batches(lengths, budget, prompts=prompts_of(rows))
+    assert sorted(i for group in groups for i in group) == list(range(len(rows)))
+    seen = set()
+    for group in groups:
+        # As many as go through the base: what the batch says earlier rows have computed is left out.
+        batch = collate([rows[i] for i in group], pad_id=0)
+        computed = int(batch.attention_mask_BL.sum()) - sum(tokens for _, tokens in batch.shared)
+        assert computed == pass_tokens(group, lengths, prompts=prompts_of(rows))
+        assert len(group) == 1 or computed <= budget
+        # No prompt comes back once another has followed it.
+        order = [drawn[i][0] for i in group]
+        changes = [prompt for at, prompt in enumerate(order) if not at or order[at - 1] != prompt]
+        assert len(changes) == len(set(changes))
+        assert not seen & set(changes[1:])
+        seen |= set(changes)
 
 
 def test_a_batch_by_hand():

@@ -46,7 +46,7 @@ class TextWork:
 
     def batches(self, steps: int) -> list[list[int]]:
         """List the rows of every step, in the order in which this project takes them."""
-        from lorarlhf.train.loop import batch_at
+        from lorarlhf.train.order import batch_at
 
         return [batch_at(step, BATCH, len(self.rows), SEED) for step in range(steps)]
 

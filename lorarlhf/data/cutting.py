@@ -12,22 +12,38 @@ ANCHORS = 256
 """Demonstrations whose mean score becomes 0: enough for a standard error of 6 % of the spread."""
 
 
-def micro_batches(lengths: Sequence[int], budget: int, *, padded: bool = False) -> list[list[int]]:
+Prompts = Sequence[tuple[int, int]]
+"""Per row the number of its prompt, the same where rows share it, and the prompt's tokens."""
+
+
+def micro_batches(
+    lengths: Sequence[int], budget: int, *, padded: bool = False, prompts: Prompts = ()
+) -> list[list[int]]:
     """Cut rows into groups of at most `budget` tokens → row indices, longest rows first.
 
-    Neighbours in length share a group; where rows are padded to the longest, padding counts. A row longer than the
-    budget gets a group of its own.
+    Rows that share a prompt stand together, else neighbours in length do. A row longer than the budget gets a group of
+    its own.
     """
+    number = [prompt for prompt, _ in prompts] if prompts and not padded else range(len(lengths))
+    longest: dict[int, int] = {}
+    for prompt, length in zip(number, lengths, strict=True):
+        longest[prompt] = max(length, longest.get(prompt, 0))
     groups: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not groups or room < lengths[index]:
+    for index in sorted(range(len(lengths)), key=lambda i: (-longest[number[i]], number[i], -lengths[i], i)):
+        if not groups or pass_tokens([*groups[-1], index], lengths, padded=padded, prompts=prompts) > budget:
             groups.append([])
-            width = max(1, lengths[index])
-            room = budget // width * width if padded else budget
         groups[-1].append(index)
-        room -= width if padded else lengths[index]
     return groups
+
+
+def pass_tokens(group: Sequence[int], lengths: Sequence[int], *, padded: bool = False, prompts: Prompts = ()) -> int:
+    """Count the tokens of rows in one pass: each padded to the longest, or each prompt they share counted once."""
+    if padded:
+        return len(group) * max(lengths[i] for i in group)
+    if not prompts:
+        return sum(lengths[i] for i in group)
+    once = dict(prompts[i] for i in group)
+    return sum(lengths[i] - prompts[i][1] for i in group) + sum(once.values())
 
 
 LIKE = 0.75
@@ -75,11 +91,11 @@ class Budget:
         """Forget what passes were made so far."""
         self.most_tokens = self.most_rows = self.most_drawn = 0
 
-    def cut(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+    def cut(self, lengths: Sequence[int], prompts: Prompts = ()) -> Iterator[list[int]]:
         """Yield the micro-batches of rows of these lengths, as row indices."""
-        for group in micro_batches(lengths, self.tokens, padded=self.padded):
+        for group in micro_batches(lengths, self.tokens, padded=self.padded, prompts=prompts):
             self.breathe()
-            tokens = len(group) * lengths[group[0]] if self.padded else sum(lengths[i] for i in group)
+            tokens = pass_tokens(group, lengths, padded=self.padded, prompts=prompts)
             self.most_tokens = max(self.most_tokens, tokens)
             self.most_rows = max(self.most_rows, len(group))
             yield group

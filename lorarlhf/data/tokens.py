@@ -55,15 +55,14 @@ def collate(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu"
         predict_BL.to(device),
         targets_T.to(device),
         last_B.to(device),
-        shared_prompts(rows),
+        tuple((first, tokens * (first != b)) for b, (first, tokens) in enumerate(prompts_of(rows))),
     )
 
 
-def shared_prompts(rows: Sequence[Row]) -> tuple[tuple[int, int], ...]:
-    """Name for each row the first one with the same prompt, and its length; itself and 0 where it is the first."""
+def prompts_of(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Give for each row the first one with the same prompt, maybe itself, and the prompt's tokens."""
     first: dict[tuple[int, ...], int] = {}
-    found = [first.setdefault(tuple(row.prompt), b) for b, row in enumerate(rows)]
-    return tuple((a, len(rows[a].prompt) if a != b else 0) for b, a in enumerate(found))
+    return [(first.setdefault(tuple(row.prompt), b), len(row.prompt)) for b, row in enumerate(rows)]
 
 
 def pad_flat(flat_T: Tensor, lengths: Sequence[int]) -> Tensor:

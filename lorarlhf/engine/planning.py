@@ -41,7 +41,7 @@ def plan(
     from lorarlhf.forward import context_of
     from lorarlhf.hardware import free_bytes
     from lorarlhf.plan.probe import load_of, probe
-    from lorarlhf.train.loop import walk_at
+    from lorarlhf.train.order import walk_at
 
     base = engine.base
     load = load_of(base)

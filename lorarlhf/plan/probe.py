@@ -258,9 +258,9 @@ class _Probe:
         return self._seconds(update)
 
     def _write(self) -> float:
-        """Write what a checkpoint holds of one adapter: itself, two moments, the best one."""
+        """Write what a checkpoint has of one adapter: itself, two moments, the best one, and the one beside it."""
         state = self.studio.bank.state(NAME)
-        tensors = {f"{copy}.{key}": value for copy in range(4) for key, value in state.items()}
+        tensors = {f"{copy}.{key}": value for copy in range(5) for key, value in state.items()}
         with tempfile.TemporaryDirectory() as folder:
             return self._seconds(lambda: save_checkpoint(Path(folder), Checkpoint(0, tensors, {})))
 

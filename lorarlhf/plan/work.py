@@ -6,7 +6,7 @@ Knows nothing of torch, of bytes or of seconds.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -180,15 +180,17 @@ class Cutting(NamedTuple):
     """Whether rows of a pass are padded to the longest."""
     batch_of: BatchOf = _some
 
-    def passes(self, rows: Sequence[Length], *, logits: bool, each: int = 1) -> list[Pass]:
-        """Cut rows into micro-batches as the stages do; `each` in turn answer the same prompt."""
-        groups = micro_batches([row.total for row in rows], self.budget, padded=self.padded)
+    def passes(self, examples: Sequence[Example], *, logits: bool) -> list[Pass]:
+        """Cut the rows of examples into micro-batches as the stages do; those of one stand together."""
+        rows = [(n, row) for n, example in enumerate(_sharing(examples)) for row in example]
+        prompts = [(n, row.prompt) for n, row in rows]
+        groups = micro_batches([row.total for _, row in rows], self.budget, padded=self.padded, prompts=prompts)
         found = []
         for group in groups:
-            answers: dict[int, list[Length]] = {}
-            for i in group:
-                answers.setdefault(i // each, []).append(rows[i])
-            found.append(self.one_pass([tuple(some) for some in answers.values()], logits=logits))
+            together: dict[int, list[Length]] = {}
+            for n, row in (rows[i] for i in group):
+                together.setdefault(n, []).append(row)
+            found.append(self.one_pass([tuple(some) for some in together.values()], logits=logits))
         return found
 
     def pair_passes(self, pairs: Sequence[Example]) -> list[Pass]:
@@ -207,10 +209,18 @@ class Cutting(NamedTuple):
         answers = sum(row.answer for row in rows) if logits else 0
         if self.padded:
             return Pass(len(rows), max(lengths), answers)
-        prompts = [{row.prompt for row in example} for example in examples]
-        again = sum((len(e) - 1) * e[0].prompt for e, own in zip(examples, prompts, strict=True) if len(own) == 1)
+        again = sum((len(example) - 1) * example[0].prompt for example in _sharing(examples))
         alike = tuple((len(group), lengths[group[0]]) for group in like_lengths(lengths))
         return Pass(len(rows), max(lengths), answers, sum(lengths) - again, alike)
+
+
+def _sharing(examples: Sequence[Example]) -> Iterator[Example]:
+    """Take examples apart whose rows have other prompts: none is shared."""
+    for example in examples:
+        if len({row.prompt for row in example}) == 1:
+            yield example
+        else:
+            yield from ((row,) for row in example)
 
 
 def sample_of(settings: Settings, data: Data, batch_of: BatchOf | None = None) -> list[Example]:
@@ -233,10 +243,9 @@ def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles
     per_step = []
     for step in range(sampled):
         chosen = [data.train[i] for i in cut.batch_of(step, size, len(data.train), s.seed)]
-        rows = [row for example in chosen for row in example]
-        per_step.append(cut.pair_passes(chosen) if pairs else cut.passes(rows, logits=True))
+        per_step.append(cut.pair_passes(chosen) if pairs else cut.passes(chosen, logits=True))
     every = [p for found in per_step for p in found]
-    held = cut.passes([row for example in data.heldout for row in example], logits=not pairs)
+    held = cut.passes(data.heldout, logits=not pairs)
     measured = scoring(held).repeated(data.share)
     efforts = {
         "learn": learning(every).repeated(steps / sampled).plus(Effort(updates=steps)),
@@ -245,7 +254,7 @@ def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles
     }
     scored = list(held)
     if pairs and isinstance(s, RewardSettings) and s.center:
-        anchors = cut.passes([pair[0] for pair in data.train][: data.anchors or None], logits=False)
+        anchors = cut.passes([pair[:1] for pair in data.train][: data.anchors or None], logits=False)
         times = 1.0 if data.anchors else data.share
         efforts["measure"] = efforts["measure"].plus(scoring(anchors).repeated(times))
         scored += anchors
@@ -294,9 +303,8 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
         asked = [prompts[i] for i in order for _ in range(s.answers_per_prompt)]
         rows = [answered(row, s.max_new_tokens) for row in asked]
         drawings += _drawings(rows, s, s.answers_per_prompt)
-        full = cut.passes(rows, logits=True, each=s.answers_per_prompt)
-        scored += full
-        part = cut.passes(rows[: len(rows) // s.mini_batches], logits=True, each=s.answers_per_prompt)
+        scored += cut.passes(_by_prompt(range(len(rows)), rows, s.answers_per_prompt), logits=True)
+        part = cut.passes(_mini_batches(rows, s)[0], logits=True)
         several = several or len(part) > 1
         longest += [(p, 0) for p in part]
         if s.critic == "adapter":
@@ -368,21 +376,35 @@ def _draw_effort(rows: Sequence[Length], s: PPOSettings, each: int) -> Effort:
 
 def _score_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, each: int) -> Effort:
     """Policy and reference with logits, the reward with its head, and the critic where it has a pass of its own."""
-    full = cut.passes(rows, logits=True, each=each)
+    full = cut.passes(_by_prompt(range(len(rows)), rows, each), logits=True)
     heads = scoring([p._replace(answers=0) for p in full])
     return scoring(full).repeated(2).plus(heads.repeated(2 if s.critic == "adapter" else 1))
 
 
 def _learn_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, warming: bool) -> Effort:
-    size = len(rows) // s.mini_batches
     effort = Effort()
-    for start in range(0, len(rows), size):
-        part = cut.passes(rows[start : start + size], logits=True, each=s.answers_per_prompt)
+    for examples in _mini_batches(rows, s):
+        part = cut.passes(examples, logits=True)
         if s.critic == "adapter":
             effort = effort.plus(learning([p._replace(answers=0) for p in part])).plus(Effort(updates=1))
         if not warming:
             effort = effort.plus(learning(part)).plus(Effort(updates=1))
     return effort.repeated(s.ppo_epochs)
+
+
+def _mini_batches(rows: Sequence[Length], s: PPOSettings) -> list[list[Example]]:
+    """Cut a batch as updates do, which shuffle it."""
+    order, size = list(range(len(rows))), len(rows) // s.mini_batches
+    random.Random(s.seed).shuffle(order)
+    return [_by_prompt(order[i : i + size], rows, s.answers_per_prompt) for i in range(0, len(rows), size)]
+
+
+def _by_prompt(chosen: Iterable[int], rows: Sequence[Length], each: int) -> list[Example]:
+    """Put those of the chosen rows together that answer one prompt: `each` in turn do."""
+    found: dict[int, list[Length]] = {}
+    for i in chosen:
+        found.setdefault(i // each, []).append(rows[i])
+    return [tuple(some) for some in found.values()]
 
 
 def _beyond_warmup(learn: Effort, rows: list[Length], s: PPOSettings, cut: Cutting, sampled: int) -> Effort:

@@ -36,13 +36,14 @@ from lorarlhf.algo.losses import ppo_policy, ppo_value
 from lorarlhf.algo.statistics import center_and_scale, explained_variance, masked_mean, scale_only
 from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import TrainingError
-from lorarlhf.forward import Batch, collate, response_logprobs
+from lorarlhf.forward import Batch, batches, response_logprobs
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio, prefixed, under
 from lorarlhf.train.critic import AdapterCritic, Critic, HeadCritic
 from lorarlhf.train.health import Health
-from lorarlhf.train.loop import Evaluation, Metrics, StageDone, batch_at, walk_at
+from lorarlhf.train.loop import Evaluation, Metrics, StageDone
 from lorarlhf.train.optim import Group, Optimizer
+from lorarlhf.train.order import batch_at, walk_at
 from lorarlhf.train.rollout import Roles, Rollout, Scorer, roll_out
 
 OnSamples = Callable[[int, Rollout], None]
@@ -182,12 +183,10 @@ class PPOStage:
         tokens = int(part.response_mask_BR.sum())
         mine = team.share(list(range(len(part.rows))))
         sums = torch.zeros(len(UPDATE_METRICS), device=base.device)
-        lengths = [part.rows[i].length for i in mine]
+        rows = [part.rows[i] for i in mine]
         with self.studio.training(self.settings.gradient_checkpointing), self.studio.bank.activate(role):
-            for group in self.budget.cut(lengths):
-                chosen = [mine[g] for g in group]
-                batch = collate([part.rows[i] for i in chosen], base.pad_id, base.device)
-                loss, metrics = loss_of(batch, _Flat(part, targets, chosen, base.device))
+            for group, batch in batches(base, rows, self.budget):
+                loss, metrics = loss_of(batch, _Flat(part, targets, [mine[i] for i in group], base.device))
                 (loss / tokens).backward()
                 sums += metrics / tokens
         return team.sum(sums).cpu()

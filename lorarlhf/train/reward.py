@@ -23,8 +23,9 @@ from lorarlhf.errors import TrainingError
 from lorarlhf.forward import map_sequences, sequence_scores
 from lorarlhf.settings import RewardSettings
 from lorarlhf.train.common import OneAdapterStage, Studio, split_by_prompt
-from lorarlhf.train.loop import Evaluation, Metrics, batch_at
+from lorarlhf.train.loop import Evaluation, Metrics
 from lorarlhf.train.optim import Group, Optimizer
+from lorarlhf.train.order import batch_at
 from lorarlhf.types import Demonstration, Outcome
 
 SCALES = tuple(2.0 ** (k / 2) for k in range(-12, 9))

@@ -13,8 +13,9 @@ from lorarlhf.errors import TrainingError
 from lorarlhf.forward import batches, map_tokens, response_logprobs
 from lorarlhf.settings import SFTSettings
 from lorarlhf.train.common import OneAdapterStage, Studio, split_by_prompt
-from lorarlhf.train.loop import Evaluation, Metrics, batch_at
+from lorarlhf.train.loop import Evaluation, Metrics
 from lorarlhf.train.optim import Group, Optimizer
+from lorarlhf.train.order import batch_at
 from lorarlhf.types import Demonstration
 
 
