@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lorarlhf.reading import RULES, best_step, figure, number, remarks, series_of
+from lorarlhf.figures import figure, number
+from lorarlhf.reading import RULES, best_step, remarks, series_of
 from lorarlhf.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent

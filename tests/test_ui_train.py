@@ -15,8 +15,8 @@ import pytest
 
 from lorarlhf.engine.training import PARENTS
 from lorarlhf.errors import LoraRlhfError, SettingsError
+from lorarlhf.figures import duration
 from lorarlhf.library import SavedAdapter
-from lorarlhf.reading import duration
 from lorarlhf.settings import STAGES, LoadSettings
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.ui.desk import Desk

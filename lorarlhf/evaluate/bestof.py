@@ -13,8 +13,9 @@ from typing import Any
 from lorarlhf.evaluate.as_json import as_json
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.evaluate.paired import Estimate, difference, ratio
+from lorarlhf.figures import figure, number
 from lorarlhf.library import SavedAdapter
-from lorarlhf.reading import Remark, figure, number
+from lorarlhf.reading import Remark
 from lorarlhf.store import Store
 
 FEWEST = 10

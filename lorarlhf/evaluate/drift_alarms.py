@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lorarlhf.evaluate.drift import Change, Drift
-from lorarlhf.reading import FAR_NATS, MOVED_NATS, Remark, number
+from lorarlhf.figures import number
+from lorarlhf.reading import FAR_NATS, MOVED_NATS, Remark
 
 FEWEST = 10
 """Prompts without which only the run itself is spoken about."""

@@ -9,7 +9,7 @@ from lorarlhf.evaluate.drift import Change, Drift
 from lorarlhf.evaluate.drift_alarms import FEWEST, alarms
 from lorarlhf.evaluate.paired import Estimate
 from lorarlhf.evaluate.statistics import Share
-from lorarlhf.reading import figure, number
+from lorarlhf.figures import figure, number
 
 FINE = "Nothing here looks like drift or a fooled reward model"
 SMALL = "The questions are few and easy: they tell what was forgotten, not how good the base is"

@@ -7,8 +7,8 @@ from typing import Any
 
 from lorarlhf.checkpoints import is_checkpoint, list_answering, run_of
 from lorarlhf.evaluate.duels import PEOPLE, Result, boards, judge_name, names_of
+from lorarlhf.figures import figure
 from lorarlhf.library import SavedAdapter, revise_card
-from lorarlhf.reading import figure
 from lorarlhf.store import Store
 from lorarlhf.workspace import Workspace
 

@@ -12,7 +12,8 @@ from lorarlhf.evaluate.duels import Result
 from lorarlhf.evaluate.round_figures import Drifted, Figures, Rounds
 from lorarlhf.evaluate.statistics import Share
 from lorarlhf.evaluate.warnings import percent
-from lorarlhf.reading import FAR_NATS, FEW_VOTES, Remark, figure
+from lorarlhf.figures import figure
+from lorarlhf.reading import FAR_NATS, FEW_VOTES, Remark
 
 HEADS = ("Round", "Who answered", "Votes", "Reward model", "Held-out", "On the next votes", "Policy", "Wins", "KL")
 UNKNOWN = "–"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lorarlhf.evaluate.health import Drawn, Group, Health
 from lorarlhf.evaluate.statistics import Share, quantile
 from lorarlhf.evaluate.warnings import percent, warnings
-from lorarlhf.reading import figure
+from lorarlhf.figures import figure
 
 GROUP_NAMES = {
     "criterion": "criterion",

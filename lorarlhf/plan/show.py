@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from lorarlhf.errors import SettingsError
+from lorarlhf.figures import duration
 from lorarlhf.files import size
-from lorarlhf.reading import duration
 
 WIDTH = 48
 """Letters of the bar."""

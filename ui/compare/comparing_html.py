@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from lorarlhf.figures import figure
 from lorarlhf.library import BARE
-from lorarlhf.reading import figure
 from lorarlhf.types import Message
 from lorarlhf.ui.compare.comparing import Answer
 

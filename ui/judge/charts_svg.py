@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from lorarlhf.evaluate.health import Calibration, Drawn
 from lorarlhf.evaluate.statistics import Share, quantile
-from lorarlhf.reading import figure
+from lorarlhf.figures import figure
 
 WIDE, HIGH, LEFT, BOTTOM, EDGE = 340, 200, 40, 30, 14
 MOST_DOTS = 400

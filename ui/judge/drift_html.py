@@ -14,7 +14,8 @@ from lorarlhf.evaluate.bestof import BestOf
 from lorarlhf.evaluate.drift import Answer, Drift
 from lorarlhf.evaluate.drift_alarms import alarms
 from lorarlhf.evaluate.drift_telling import SMALL, ensemble, outcome, rows, verdict
-from lorarlhf.reading import Remark, figure
+from lorarlhf.figures import figure
+from lorarlhf.reading import Remark
 from lorarlhf.ui.judge.drift_svg import best_of_svg, drift_svg
 
 NO_POLICY = """<div class='health empty'><h3>No policy on this base yet</h3>

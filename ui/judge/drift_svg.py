@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lorarlhf.evaluate.bestof import BestOf
 from lorarlhf.evaluate.drift import Drift
 from lorarlhf.evaluate.paired import Estimate
-from lorarlhf.reading import figure
+from lorarlhf.figures import figure
 from lorarlhf.ui.judge.charts_svg import Axes, room_for, svg, ticks
 
 

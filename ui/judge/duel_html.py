@@ -10,8 +10,8 @@ from lorarlhf.checkpoints import is_checkpoint
 from lorarlhf.evaluate.duel_words import counted, percent, stop_rule, verdict
 from lorarlhf.evaluate.duels import PEOPLE, Board, Result, boards, judge_name, names_of, result_of, votes_by
 from lorarlhf.evaluate.sequential import ALPHA
+from lorarlhf.figures import figure
 from lorarlhf.library import SavedAdapter
-from lorarlhf.reading import figure
 from lorarlhf.store import Duel, DuelVote, Store
 
 EARLIER = 8

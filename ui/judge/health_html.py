@@ -9,7 +9,7 @@ from lorarlhf.evaluate.health import Health
 from lorarlhf.evaluate.telling import FINE, GROUP_NAMES, ceiling, verdict
 from lorarlhf.evaluate.votes import ScoredPair
 from lorarlhf.evaluate.warnings import percent, warnings
-from lorarlhf.reading import figure
+from lorarlhf.figures import figure
 from lorarlhf.types import Prompt
 from lorarlhf.ui.judge.charts_svg import boxes_svg, calibration_svg, intervals_html, scatter_svg
 

@@ -12,8 +12,8 @@ from typing import Any
 from lorarlhf.errors import DataError, LoraRlhfError
 from lorarlhf.evaluate.health import Health, drawn_key, health_of, judge_of
 from lorarlhf.evaluate.votes import SECOND_LOOK, learned_of, scored_pairs
+from lorarlhf.figures import figure
 from lorarlhf.library import SavedAdapter
-from lorarlhf.reading import figure
 from lorarlhf.store import Row
 from lorarlhf.types import Comparison, Outcome, user
 from lorarlhf.ui.desk import Desk

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lorarlhf.evaluate.round_figures import Figures
 from lorarlhf.evaluate.statistics import Share
-from lorarlhf.reading import figure
+from lorarlhf.figures import figure
 from lorarlhf.ui.judge.charts_svg import Axes, svg, ticks
 
 NO_SHARE = (math.nan, math.nan, math.nan)

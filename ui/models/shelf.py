@@ -9,8 +9,8 @@ from typing import Any
 from lorarlhf.checkpoints import left_behind
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import AdapterError
+from lorarlhf.figures import figure
 from lorarlhf.library import BARE, SavedAdapter, delete_saved, list_saved, rename_saved
-from lorarlhf.reading import figure
 from lorarlhf.store import UNFINISHED
 from lorarlhf.ui.desk import Desk
 

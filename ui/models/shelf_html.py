@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from lorarlhf.evaluate.duel_words import card_lines
+from lorarlhf.figures import figure
 from lorarlhf.library import BARE, SavedAdapter
-from lorarlhf.reading import figure
 from lorarlhf.ui.models.shelf import ROLES, Exported, Row, base_name, measured
 
 COLUMNS = ("Adapter", "Made by", "Base", "From", "Learned from", "Result", "Made on")

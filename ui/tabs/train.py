@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,19 +17,19 @@ from lorarlhf.library import free_name
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward
-from lorarlhf.ui.live import QUIET, UNSEEN, asset, beating, leads, plain
+from lorarlhf.ui.live import QUIET, UNSEEN, asset, beating, leads
 from lorarlhf.ui.train import run_html
-from lorarlhf.ui.train.advice import ROLES, Standing, choices, missing, next_step, plan
+from lorarlhf.ui.train.advice import Standing, choices, missing, next_step, plan
 from lorarlhf.ui.train.charts import as_json, overlaid
 from lorarlhf.ui.train.comparing import numbers_csv as as_csv
-from lorarlhf.ui.train.forms import Form, build_form, defaults
+from lorarlhf.ui.train.forms import defaults
 from lorarlhf.ui.train.look_first import LookFirst
+from lorarlhf.ui.train.parts import run_part, stage_part
 from lorarlhf.ui.train.progress import STAGE_NAMES, all_charts, charts, log
 from lorarlhf.ui.train.training_view import TrainingView
 
 PRESSED = asset("train.js")
 """Tells which button of a list was pressed."""
-CHARTS = asset("charts_draw.js") + asset("charts.js")
 MOST_COMPARED = 5
 """Runs beside the one that is shown: there are no more colours anybody can tell apart."""
 MOST_OFFERED = 12
@@ -38,7 +37,6 @@ PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens")
 """Settings that decide how many steps a run takes, and how long one takes."""
 COST_FIELDS = (*PLAN_FIELDS, "rank", "micro_batch_tokens", "max_length", "gradient_checkpointing", "rollout_rows")
 """Settings that decide what memory and time a run takes."""
-START_LABELS = {"sft": "Train SFT", "reward": "Train a reward model", "ppo": "Train with PPO"}
 GO_THERE = leads("document.querySelector('#next-step [data-go]').dataset")
 """Where the next step is on another tab, its button leads there."""
 
@@ -47,41 +45,6 @@ Updates = dict[Any, Any]
 Group = tuple[Any, Callable[[], Updates]]
 """What some components depend on, and how to make them new when that changed."""
 Groups = dict[str, Group]
-
-
-@dataclass(frozen=True)
-class StagePart:
-    """A stage's form and what stands around it."""
-
-    form: Form
-    plan: gr.HTML
-    cost: gr.HTML
-    measure: gr.Button
-    start: gr.Button
-    queue: gr.Button
-    problem: gr.HTML
-
-    @property
-    def shown(self) -> tuple[Any, ...]:
-        """List what looking may change, besides the fields."""
-        return self.plan, self.cost, self.measure, self.start, self.queue
-
-
-@dataclass(frozen=True)
-class RunPart:
-    """Where one run is shown."""
-
-    head: gr.HTML
-    stop: gr.Button
-    charts: gr.HTML
-    samples_fold: gr.Accordion
-    samples: gr.HTML
-    settings_fold: gr.Accordion
-    settings: gr.HTML
-    numbers_fold: gr.Accordion
-    numbers: gr.HTML
-    log_fold: gr.Accordion
-    log: gr.HTML
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
@@ -106,10 +69,10 @@ class Page:
         with gr.Row(elem_id="train-columns"):
             with gr.Column(min_width=300, elem_id="form-column"):
                 with gr.Tabs(elem_id="stages") as self.tabs:
-                    self.stages = {stage: _stage_part(desk, stage) for stage in STAGE_NAMES}
+                    self.stages = {stage: stage_part(desk, stage) for stage in STAGE_NAMES}
                 self.queue = gr.HTML(elem_id="queue", apply_default_css=False, js_on_load=PRESSED)
             with gr.Column(min_width=300, elem_id="run-column"):
-                self.run = _run_part(self.numbers_csv)
+                self.run = run_part(self.numbers_csv)
             with gr.Column(min_width=300, elem_id="runs-column"):
                 with gr.Row(elem_classes="title"):
                     self.beat = beating("", stamp=self.view.news, value="<h3>All runs</h3>", min_width=100)
@@ -416,43 +379,3 @@ def _named(runs: list[RunRow]) -> list[dict[str, str]]:
     """Name runs as shortly as tells them apart."""
     adapters = [run.adapter for run in runs]
     return [{"id": run.id, "name": run.adapter if adapters.count(run.adapter) == 1 else run.called} for run in runs]
-
-
-def _stage_part(desk: Desk, stage: str) -> StagePart:
-    with gr.Tab(STAGE_NAMES[stage], id=stage):
-        plan_line = gr.HTML(elem_classes="plan")
-        form = build_form(desk, stage, ROLES[stage])
-        with gr.Row(elem_classes="costs"):
-            cost = gr.HTML(elem_id=f"cost-{stage}", scale=1, min_width=200)
-            measure = gr.Button("Measure", size="sm", visible=False, scale=0, min_width=90, elem_id=f"measure-{stage}")
-        problem = gr.HTML(elem_classes="problem-line")
-        with gr.Row(elem_classes="start"):
-            start = gr.Button(START_LABELS[stage], interactive=False, scale=2, min_width=160, elem_id=f"start-{stage}")
-            queue = gr.Button("Add to queue", interactive=False, min_width=150, elem_id=f"queue-{stage}")
-    return StagePart(form, plan_line, cost, measure, start, queue, problem)
-
-
-def _run_part(numbers: Callable[[Mapping[str, Any]], str]) -> RunPart:
-    def numbers_csv(payload: dict[str, Any]) -> str:  # Gradio marks what scripts may call; a method it cannot
-        return numbers(payload)
-
-    head = gr.HTML(elem_id="run-head")
-    with gr.Row(elem_id="run-buttons"):
-        stop = gr.Button("Stop and save", variant="stop", size="sm", visible=False, scale=0, min_width=150)
-    charts = gr.HTML(
-        html_template=asset("charts.html"),
-        js_on_load=CHARTS,
-        server_functions=[numbers_csv],
-        elem_id="run-charts",
-        apply_default_css=False,
-    )
-    with gr.Accordion("Sample answers", visible=False) as samples_fold:
-        samples = gr.HTML(elem_id="run-samples", apply_default_css=False)
-    with gr.Accordion("Settings", visible=False, open=False) as settings_fold:
-        settings = plain("run-table")
-    with gr.Accordion("Numbers", visible=False, open=False) as numbers_fold:
-        table = plain("run-table")
-    with gr.Accordion("Log", visible=False) as log_fold:
-        lines = gr.HTML(elem_id="run-log", apply_default_css=False)
-    folds = (samples_fold, samples, settings_fold, settings, numbers_fold, table, log_fold, lines)
-    return RunPart(head, stop, charts, *folds)

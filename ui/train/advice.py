@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.figures import duration
 from lorarlhf.library import BARE, SavedAdapter
-from lorarlhf.reading import duration
 from lorarlhf.store import RunRow, Store
 
 FEWEST_DEMONSTRATIONS = 10

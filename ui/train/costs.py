@@ -8,9 +8,9 @@ from typing import Any
 
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.figures import duration
 from lorarlhf.files import size
 from lorarlhf.plan.show import PHASES
-from lorarlhf.reading import duration
 from lorarlhf.settings import Settings
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.models.memory import Part, bar_html

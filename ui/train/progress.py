@@ -13,7 +13,8 @@ from datetime import datetime
 from statistics import fmean
 from typing import Any
 
-from lorarlhf.reading import Point, number, outcome
+from lorarlhf.figures import number
+from lorarlhf.reading import Point, outcome
 from lorarlhf.store import RunRow, Store
 from lorarlhf.ui.train.charts import Chart, Line
 from lorarlhf.ui.train.comparing import NO_NUMBERS

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lorarlhf.reading import duration, figure, number, remarks
+from lorarlhf.figures import duration, figure, number
+from lorarlhf.reading import remarks
 from lorarlhf.store import RunRow
 from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.train.comparing import settings_rows, summary
