@@ -116,7 +116,7 @@ def check_new_name(adapters_dir: Path, name: str, promised: Mapping[str, str]) -
         raise AdapterError(f"adapter {name} exists already; choose another name")
     if name in promised:
         raise AdapterError(
-            f"adapter {name} is what {promised[name]}, will make; choose another name, or finish that run first"
+            f"adapter {name} is what {promised[name]}, will make; choose another name, or let that run finish first"
         )
 
 

@@ -295,8 +295,8 @@ def test_a_name_that_a_run_is_yet_to_make_is_refused_and_not_proposed(tmp_path):
     with pytest.raises(AdapterError) as error:
         check_new_name(tmp_path, "my-best", promised)
     assert str(error.value) == (
-        "adapter my-best is what run sft-4, which was stopped after step 7, will make; choose another name, or finish "
-        "that run first"
+        "adapter my-best is what run sft-4, which was stopped after step 7, will make; choose another name, or let "
+        "that run finish first"
     )
     with pytest.raises(AdapterError, match=r"; my-best-1 is free$"):
         check_new_name(tmp_path, "my best", promised)

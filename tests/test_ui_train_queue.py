@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from lorarlhf.errors import LoraRlhfError, TrainingError
+from lorarlhf.library import check_new_name, free_name
 from lorarlhf.settings import STAGES, LoadSettings
+from lorarlhf.store import QUEUE
 from lorarlhf.types import Comparison, Demonstration, Outcome, user
 from lorarlhf.ui.desk import Desk, Notice
-from lorarlhf.ui.train.queue import QUEUE
 from lorarlhf.ui.train.training_view import TrainingView
 from lorarlhf.workspace import Workspace
 from tests import tiny
@@ -137,12 +138,58 @@ def test_a_run_that_broke_off_is_gone_on_with_once(resting):
     assert resting.queue.line().stopped == "first (run sft-1) broke off"
 
 
+@pytest.mark.parametrize("became", ["", "done", "paused", "interrupted"])
+def test_a_stage_that_was_starting_when_the_app_died_is_trained_once(resting, became):
+    add(resting, "sft", "reward")
+    ended(resting, "done")
+    resting.queue.advance()
+    assert resting.started == ["sft"]
+    resting.queue.remove(0)  # too late: it starts already
+    assert [one.stage for one in resting.queue.line().waiting] == ["sft", "reward"]
+    store = resting.desk.store
+    assert set(store.promised()) == {"sft-night", "reward-night"}
+    assert set(store.promised(to_start=True)) == {"reward-night"}  # the other name is the engine's to give now
+    assert {"sft-night", "reward-night"} <= store.run_names()  # which are never made up
+    settings = store.get_meta(QUEUE)["waiting"][0]["settings"]
+    for name in ("from-the-terminal", *(["sft-night"] if became else [])):
+        started = store.start_run("sft", name, "starter", settings, {"base": {"fingerprint": "f"}})
+        store.set_status(started, "running")
+    resumed = []
+    resting.desk.resume = resumed.append
+
+    next_app = TrainingView(resting.desk).queue
+    store.finish_run("sft-2", "done", {})
+    if became:
+        next_app.advance()  # the engine of the app that died is still at it
+        assert next_app.line().start_after == 1
+        store.finish_run(started, became, {})
+    next_app.advance()
+    line = next_app.line()
+    assert [one.stage for one in line.waiting] == (["reward"] if became else ["sft", "reward"])
+    assert (line.after, line.start_after) == ("sft-3" if became else "sft-1", None)
+    assert resumed == (["sft-3"] if became == "paused" else [])  # nobody had stopped it
+    if became in ("", "done"):
+        next_app.advance()
+        assert resting.started == ["sft", "reward" if became else "sft"]
+
+
+def test_a_name_made_up_for_a_queued_stage_is_none_that_waits_there(resting):
+    resting.queue.add("sft", STAGES["sft"].parse(QUICK["sft"]))
+    resting.queue.add("sft", STAGES["sft"].parse(QUICK["sft"]), "sft-1")
+    store = resting.desk.store
+    assert free_name(resting.desk.workspace.adapters_dir, "sft", store.run_names()) == "sft-2"
+
+
 def test_what_cannot_start_stops_the_queue_and_what_cannot_wait_is_refused(resting):
     add(resting, "ppo")
     with pytest.raises(TrainingError, match="ppo-night is in the queue already"):
         add(resting, "ppo")
     with pytest.raises(LoraRlhfError, match="letters, digits"):
         resting.queue.add("sft", STAGES["sft"](), "up.2")
+    # Nobody else takes its name meanwhile.
+    promised = resting.desk.store.promised()
+    with pytest.raises(LoraRlhfError, match="is what the ppo run, which waits in the queue, will make; choose another"):
+        check_new_name(resting.desk.workspace.adapters_dir, "ppo-night", promised)
     resting.queue.advance()
     assert resting.queue.line().stopped.startswith("No reward model on this base yet")
     resting.queue.remove(7)

@@ -160,7 +160,7 @@ def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Reque
     check_tracker(getattr(settings, "track", "none"))
     adapter = name or free_name(folder, stage, engine.store.run_names())
     # In a team the first process may have recorded this very run by now.
-    check_new_name(folder, adapter, engine.store.promised() if engine.studio.team.is_main else {})
+    check_new_name(folder, adapter, engine.store.promised(to_start=True) if engine.studio.team.is_main else {})
     parents = {role: parent_of(engine, getattr(settings, role), default) for role, default in PARENTS[stage].items()}
     if parents.get("reward") == BARE:
         raise TrainingError("no reward model on this base yet; train one first with `lorarlhf train reward`")

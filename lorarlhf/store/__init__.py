@@ -3,7 +3,7 @@
 from lorarlhf.store.codec import KINDS, Vote, fingerprint, kind_of, prompt_of
 from lorarlhf.store.duels import Contestant, Duel, Duels, DuelVote
 from lorarlhf.store.owners import OwnedRuns
-from lorarlhf.store.runs import UNFINISHED, Event, RunRow
+from lorarlhf.store.runs import QUEUE, UNFINISHED, Event, RunRow
 from lorarlhf.store.scores import Scored, Scores
 from lorarlhf.store.votes import Row
 
@@ -14,6 +14,7 @@ class Store(OwnedRuns, Scores, Duels):
 
 __all__ = [
     "KINDS",
+    "QUEUE",
     "UNFINISHED",
     "Contestant",
     "Duel",

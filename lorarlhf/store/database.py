@@ -6,6 +6,7 @@ seconds. A store may be shared by threads (a lock serialises them); every proces
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lorarlhf.errors import StoreError
+from lorarlhf.store.codec import dump
 from lorarlhf.store.migrations import check, migrate
 
 BUSY_SECONDS = 30.0
@@ -83,6 +85,16 @@ class Database:
     def changes(self) -> tuple[int, int]:
         """Give what is another one whenever rows were written since, through this connection or any other."""
         return self.query("PRAGMA data_version")[0][0], self._db.total_changes
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """Read a value kept under a name, e.g. the workspace's base."""
+        rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
+        return json.loads(rows[0]["value"]) if rows else default
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Keep a JSON value under a name, in place of what was there."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, dump(value)))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

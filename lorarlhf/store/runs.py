@@ -20,6 +20,8 @@ UNFINISHED = {"running": "is at work", "paused": "was stopped", "interrupted": "
 """Statuses of runs that have yet to make their adapter, in words."""
 HELDOUT = 1_000_000
 """Position from which on the samples of a step are answers to held-out prompts."""
+QUEUE = "queue of stages"
+"""Under this name the app keeps what waits for its turn; see `Line` in ui/train/queue.py."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,26 @@ class Runs(Database):
         return id
 
     def run_names(self) -> set[str]:
-        """Give the ids of all runs and the names of what they make or made: none of them shall come again."""
-        return {name for row in self.query("SELECT id, adapter FROM runs") for name in (row["id"], row["adapter"])}
+        """Give the ids of all runs, and the names of what they and the queue make or made: none shall come again."""
+        recorded = self.query("SELECT id, adapter FROM runs")
+        return {name for row in recorded for name in (row["id"], row["adapter"])} | set(self._queued())
 
-    def promised(self) -> dict[str, str]:
-        """Give the names of the adapters that unfinished runs will make, each with its run in words."""
-        return {
+    def promised(self, *, to_start: bool = False) -> dict[str, str]:
+        """Give the names of adapters that unfinished runs, or runs in the queue, will make; each with its run in words.
+
+        Whoever is `to_start` a run may be doing so for the queue: the name of the one that starts is left out.
+        """
+        return self._queued(to_start) | {
             run.adapter: f"run {run.id}, which {UNFINISHED[run.status]} after step {run.step}"
             for run in self.runs()
             if run.status in UNFINISHED
         }
+
+    def _queued(self, to_start: bool = False) -> dict[str, str]:
+        line = self.get_meta(QUEUE, {})
+        first = 1 if to_start and line.get("start_after") is not None else 0
+        waiting = line.get("waiting", ())[first:]
+        return {one["name"]: f"the {one['stage']} run, which waits in the queue" for one in waiting if one["name"]}
 
     def set_status(self, run_id: str, status: str) -> None:
         """Change a run's status; a run that goes on is no longer finished."""

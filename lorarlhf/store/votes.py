@@ -155,16 +155,6 @@ class Votes(Database):
             except sqlite3.IntegrityError:
                 raise StoreError(f"row {id} of the {kind} was undone before") from None
 
-    def get_meta(self, key: str, default: Any = None) -> Any:
-        """Read a value kept under a name, e.g. the workspace's base."""
-        rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
-        return json.loads(rows[0]["value"]) if rows else default
-
-    def set_meta(self, key: str, value: Any) -> None:
-        """Keep a JSON value under a name, in place of what was there."""
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, dump(value)))
-
     def _add(self, kind: str, values: Iterable[Any], queue: str = "") -> list[int]:
         with self.transaction():
             created = now()

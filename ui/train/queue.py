@@ -15,13 +15,10 @@ from lorarlhf.engine.client import Job
 from lorarlhf.errors import LoraRlhfError, StoreError, TrainingError
 from lorarlhf.library import check_new_name
 from lorarlhf.settings import STAGES, Settings
-from lorarlhf.store import RunRow
+from lorarlhf.store import QUEUE, RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward, check_looked, reward_for
 from lorarlhf.ui.train.progress import STAGE_NAMES
-
-QUEUE = "queue of stages"
-"""Name in the workspace of what waits."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,8 @@ class Line:
     """The run that must be done before the next one starts."""
     resumed_at: int = -1
     """Step of that run after which the queue resumed it by itself; twice at the same one helps nobody."""
+    start_after: int | None = None
+    """Runs there were when the first one was told to start; None while it waits."""
     stopped: str = ""
     """Why nothing starts any more; empty while the queue goes on."""
 
@@ -84,9 +83,9 @@ class Queue:
         with self._lock:
             line = self.line()
             if name:
-                check_new_name(self.desk.workspace.adapters_dir, name, self.desk.store.promised())
                 if name in (one.name for one in line.waiting):
                     raise TrainingError(f"{name} is in the queue already; choose another name")
+                check_new_name(self.desk.workspace.adapters_dir, name, self.desk.store.promised())
             base, mark = self.desk.load_settings.base, self.desk.fingerprint
             if not mark:
                 raise TrainingError("The base is not in memory yet; wait for it, or load one under Base and adapters.")
@@ -104,11 +103,14 @@ class Queue:
         check_looked(self.desk.store, reward_for(self.desk, stage, settings), skip=unseen)
 
     def remove(self, place: int) -> None:
-        """Take a stage out; nothing happens where there is none at that place any more."""
+        """Take a stage out; nothing happens where there is none at that place any more, or where it starts already."""
         with self._lock:
             line = self.line()
+            if place == 0 and self._starting:
+                return
             waiting = tuple(one for i, one in enumerate(line.waiting) if i != place)
-            self._keep(replace(line, waiting=waiting) if waiting else Line())
+            start_after = line.start_after if place else None
+            self._keep(replace(line, waiting=waiting, start_after=start_after) if waiting else Line())
 
     def go_on(self) -> None:
         """Start again what was stopped; what it stopped over is the person's affair now."""
@@ -137,21 +139,48 @@ class Queue:
         if job := self._starting:
             self._started(line, job)
             return
+        if line.start_after is not None:
+            self._start_anew(line)
+            return
         if self.at_work():
             if (run := self.desk.running) and run.id != line.after:
                 self._keep(replace(line, after=run.id, resumed_at=-1))
             return
         if self._ended_well(line):
-            self._start(line.waiting[0])
+            self._start(line)
 
     def _started(self, line: Line, job: Job) -> None:
         """Take the first one out as soon as it is a run; one that never became one stops the queue."""
         if run := job.progress.run:
             self._starting = None
-            self._keep(replace(line, waiting=line.waiting[1:], after=run, resumed_at=-1))
+            self._take_out(line, run)
         elif job.done:
             self._starting = None
-            job.result()
+            if self._became(line) is None:
+                self._keep(replace(line, start_after=None))
+                job.result()
+
+    def _start_anew(self, line: Line) -> None:
+        """Go on where an earlier app ended as the first one started: it may be a run by now, and is trained once."""
+        run = self._became(line)
+        if run is None:
+            self._keep(replace(line, start_after=None))
+        elif run.status != "running":  # else the engine of that app is about to end
+            self._take_out(line, run.id)
+            if run.status == "paused":  # by the end of that app, and by nobody
+                self.desk.resume(run.id)
+
+    def _became(self, line: Line) -> RunRow | None:
+        """Find the run that the first one became since it was told to start."""
+        first = line.waiting[0]
+        for run in self.desk.store.runs()[line.start_after :]:
+            if (run.stage, run.settings) == (first.stage, first.settings) and first.name in ("", run.adapter):
+                return run
+        return None
+
+    def _take_out(self, line: Line, run: str) -> None:
+        """Let the next one wait for the run that the first one became."""
+        self._keep(replace(line, waiting=line.waiting[1:], after=run, resumed_at=-1, start_after=None))
 
     def _ended_well(self, line: Line) -> bool:
         """Tell whether the run before is done; go on with one that broke off, or stop the queue over it."""
@@ -170,13 +199,15 @@ class Queue:
         words = {"paused": "was stopped", "failed": f"failed: {run.error}", "interrupted": "broke off"}
         raise TrainingError(f"{run.called} {words.get(run.status, run.status)}")
 
-    def _start(self, first: Waiting) -> None:
+    def _start(self, line: Line) -> None:
+        first = line.waiting[0]
         if first.fingerprint != self.desk.fingerprint:
             raise TrainingError(f"{first.called} was meant for the base {first.base}: load it first")
         if problem := self.missing(first.stage):
             raise TrainingError(problem)
         settings = STAGES[first.stage].parse(first.settings, f"queued {first.stage}")
         check_looked(self.desk.store, reward_for(self.desk, first.stage, settings), skip=first.unseen)
+        self._keep(replace(line, start_after=len(self.desk.store.runs())))
         self._starting = self.desk.train(first.stage, settings, first.name)
 
     def _stop(self, why: str) -> None:
