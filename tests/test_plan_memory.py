@@ -274,6 +274,28 @@ def test_work_is_cut_as_the_stage_cuts_it() -> None:
     assert {p for p, _ in work.demand.learn} == set(wanted)
 
 
+def test_answers_to_one_prompt_are_planned_together_and_long_runs_by_their_usual_step() -> None:
+    settings = PPOSettings(
+        steps=100,
+        batch_size=8,
+        critic="none",
+        answers_per_prompt=4,
+        max_new_tokens=8,
+        micro_batch_tokens=10_000,
+        eval_every=100,
+        checkpoint_every=0,
+    )
+    # Prompts of other lengths, of which two make a step: 9 + 4 · 5 and 10 + 4 · 5 tokens, and so on; 29.5 on average.
+    data = Data(tuple((Length(9 + i % 2, 0),) for i in range(100)), ((Length(12, 0),),), drawn=(5,))
+    learn = work_of(settings, data, Roles((4,), (4, 4), 1), walk_at).efforts["learn"]
+    assert learn[:3] == (100, pytest.approx(100 * 2 * 29.5, rel=0.01), 100 * 8 * 5)
+    # Two prompts stand four times in a batch of eight: they too go through the base once.
+    twice = PPOSettings.parse({**settings.model_dump(), "critic": "head", "answers_per_prompt": 1, "steps": 10})
+    few = Data(data.train[:2], data.heldout, drawn=(5,))
+    learn = work_of(twice, few, Roles((4,), (4, 4), 2), walk_at).efforts["learn"]
+    assert learn.learn_tokens == (10 - twice.value_only_steps) * (9 + 10 + 8 * 5)
+
+
 def test_the_work_of_ppo_by_hand() -> None:
     settings = PPOSettings(
         steps=3,

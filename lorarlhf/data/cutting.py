@@ -21,18 +21,26 @@ def micro_batches(
 ) -> list[list[int]]:
     """Cut rows into groups of at most `budget` tokens → row indices, longest rows first.
 
-    Rows that share a prompt stand together, else neighbours in length do. A row longer than the budget gets a group of
-    its own.
+    Rows that share a prompt stand together, behind their longest; where rows are padded nothing is shared. A row longer
+    than the budget gets a group of its own.
     """
     number = [prompt for prompt, _ in prompts] if prompts and not padded else range(len(lengths))
     longest: dict[int, int] = {}
     for prompt, length in zip(number, lengths, strict=True):
         longest[prompt] = max(length, longest.get(prompt, 0))
     groups: list[list[int]] = []
+    room = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-longest[number[i]], number[i], -lengths[i], i)):
-        if not groups or pass_tokens([*groups[-1], index], lengths, padded=padded, prompts=prompts) > budget:
+        more = lengths[index]
+        if groups and padded:
+            more = lengths[groups[-1][0]]
+        elif groups and number[groups[-1][-1]] == number[index]:
+            more -= prompts[index][1]  # computed already
+        if not groups or more > room:
             groups.append([])
+            room, more = budget, lengths[index]
         groups[-1].append(index)
+        room -= more
     return groups
 
 

@@ -93,7 +93,8 @@ def judge_policy(
     stops, known = _stops(engine, subject), {side: known_answers(before, made_with, side) for side in SIDES}
     drawn = sum(len(unknown(subject.prompts, known[side])) for side in SIDES)
     knowledge = 2 * (len(TEXT) + len(QUESTIONS))
-    count = Count(drawn + 2 * len(subject.prompts) + len(pairs) + len(stops) + knowledge, on_done)
+    total = drawn + 2 * len(subject.prompts) + len(pairs) + len(stops) + knowledge
+    count = Count(total, on_done, padded=not engine.base.packs)
     kept: dict[str, Any] = {
         "with": made_with,
         "caveats": subject.caveats,

@@ -192,13 +192,19 @@ class _Probe:
         return self.clock() - began
 
     def _wait(self) -> None:
-        if self.base.device.type in ("cuda", "xpu"):
-            getattr(torch, self.base.device.type).synchronize(self.base.device)
+        if self.base.device.type != "cpu":
+            torch.accelerator.synchronize()
 
     def _afford(self) -> None:
         """Choose both sizes: up to the largest pass of the stage, as far as `SECONDS` allow."""
-        wanted, longest = self.examples, max(row.total for example in self.examples for row in example)
-        width = FIRST
+        wanted = [self._fitting(example) for example in self.examples]
+        longest = max(row.total for example in wanted for row in example)
+        # The first pass on a card loads its kernels, and short rows take it as long as long ones.
+        card = self.base.device.type != "cpu"
+        width = longest if card else FIRST
+        if card:
+            self.examples = [tuple(_within(row, FIRST) for row in example) for example in wanted]
+            self.learn(1, logits=True)
         while True:
             self.examples = [tuple(_within(row, width) for row in example) for example in wanted]
             if width >= longest or self._once(lambda: self.learn(1, logits=True)) > SECONDS / 4:
@@ -212,6 +218,14 @@ class _Probe:
         self.large = 2 * self.small
         while self.large < most and self._once(lambda: self.learn(self.large, logits=True)) < SECONDS:
             self.large = min(most, 2 * self.large)
+
+    def _fitting(self, example: Example) -> Example:
+        """Leave out answers to a prompt that two such examples have no room for in a pass: no step has them either."""
+        while len(example) > 1 and isinstance(self.settings, PPOSettings):
+            if self.cutting.one_pass([example] * 2, logits=True).tokens <= self.settings.micro_batch_tokens:
+                break
+            example = example[:-1]
+        return example
 
     def _lines(self, work: Callable[..., None]) -> tuple[float, float, float]:
         """Measure one kind of pass → seconds a pass, a token, an answer token's logits."""

@@ -6,7 +6,7 @@ Knows nothing of torch, of bytes or of seconds.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -292,7 +292,8 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     held = [row for (row,) in (data.heldout or data.train)][: s.eval_prompts]
     sampled = min(s.steps, SIMULATED)
     rng = random.Random(s.seed)
-    draw, score, learn = Effort(), Effort(), Effort()
+    draw, score = Effort(), Effort()
+    updates: list[list[list[Example]]] = []
     longest: list[tuple[Pass, int]] = []
     scored: list[Pass] = []
     drawings: list[Drawing] = []
@@ -300,24 +301,31 @@ def _ppo(s: PPOSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     for step in range(sampled):
         size = s.batch_size // s.answers_per_prompt
         order = cut.batch_of(step, size, len(prompts), s.seed)
-        asked = [prompts[i] for i in order for _ in range(s.answers_per_prompt)]
-        rows = [answered(row, s.max_new_tokens) for row in asked]
+        numbers = [i for i in order for _ in range(s.answers_per_prompt)]
+        rows = [answered(prompts[i], s.max_new_tokens) for i in numbers]
         drawings += _drawings(rows, s, s.answers_per_prompt)
-        scored += cut.passes(_by_prompt(range(len(rows)), rows, s.answers_per_prompt), logits=True)
-        part = cut.passes(_mini_batches(rows, s)[0], logits=True)
-        several = several or len(part) > 1
-        longest += [(p, 0) for p in part]
-        if s.critic == "adapter":
-            longest += [(p._replace(answers=0), len(roles.trained) - 1) for p in part]
-        lived = [answered(row, _lived(data, s, rng)) for row in asked]
+        scored += cut.passes(_by_prompt(rows, numbers), logits=True)
+        for examples in _mini_batches(rows, numbers, s):
+            part = cut.passes(examples, logits=True)
+            several = several or len(part) > 1
+            longest += [(p, 0) for p in part]
+            if s.critic == "adapter":
+                longest += [(p._replace(answers=0), len(roles.trained) - 1) for p in part]
+        lived = [answered(prompts[i], _lived(data, s, rng)) for i in numbers]
         draw = draw.plus(_draw_effort(lived, s, s.answers_per_prompt))
-        score = score.plus(_score_effort(lived, s, cut, each=s.answers_per_prompt))
-        learn = learn.plus(_learn_effort(lived, s, cut, warming=step < s.value_only_steps))
+        score = score.plus(_score_effort(_by_prompt(lived, numbers), s, cut))
+        updates.append(_mini_batches(lived, numbers, s))
     times = s.steps / sampled
-    if times > 1:  # warm-up comes once
-        learn = _beyond_warmup(learn, [answered(row, _lived(data, s, rng)) for row in prompts], s, cut, sampled)
+    learn = Effort()
+    for step, batches in enumerate(updates):
+        learn = learn.plus(_learn_effort(batches, s, cut, warming=step < s.value_only_steps))
+    # Warm-up comes once: steps that were not cut one by one are like those after it.
+    like = (updates[s.value_only_steps :] or updates[-1:]) if s.steps > sampled else []
+    for batches in like:
+        usual = _learn_effort(batches, s, cut, warming=False)
+        learn = learn.plus(usual.repeated((s.steps - sampled) / len(like)))
     judged = [answered(row, _lived(data, s, rng)) for row in held]
-    evaluation = _draw_effort(judged, s, 1).plus(_score_effort(judged, s, cut, each=1))
+    evaluation = _draw_effort(judged, s, 1).plus(_score_effort([(row,) for row in judged], s, cut))
     drawings += _drawings([answered(row, s.max_new_tokens) for row in held], s, 1)
     demand = Demand(
         trained=roles.trained,
@@ -374,16 +382,16 @@ def _draw_effort(rows: Sequence[Length], s: PPOSettings, each: int) -> Effort:
     return scoring(reads).plus(Effort(drawings=1, steps=steps, drawn=sum(row.answer - 1 for row in rows)))
 
 
-def _score_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, each: int) -> Effort:
+def _score_effort(examples: Sequence[Example], s: PPOSettings, cut: Cutting) -> Effort:
     """Policy and reference with logits, the reward with its head, and the critic where it has a pass of its own."""
-    full = cut.passes(_by_prompt(range(len(rows)), rows, each), logits=True)
+    full = cut.passes(examples, logits=True)
     heads = scoring([p._replace(answers=0) for p in full])
     return scoring(full).repeated(2).plus(heads.repeated(2 if s.critic == "adapter" else 1))
 
 
-def _learn_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, warming: bool) -> Effort:
+def _learn_effort(batches: Sequence[list[Example]], s: PPOSettings, cut: Cutting, *, warming: bool) -> Effort:
     effort = Effort()
-    for examples in _mini_batches(rows, s):
+    for examples in batches:
         part = cut.passes(examples, logits=True)
         if s.critic == "adapter":
             effort = effort.plus(learning([p._replace(answers=0) for p in part])).plus(Effort(updates=1))
@@ -392,23 +400,17 @@ def _learn_effort(rows: Sequence[Length], s: PPOSettings, cut: Cutting, *, warmi
     return effort.repeated(s.ppo_epochs)
 
 
-def _mini_batches(rows: Sequence[Length], s: PPOSettings) -> list[list[Example]]:
+def _mini_batches(rows: Sequence[Length], numbers: Sequence[int], s: PPOSettings) -> list[list[Example]]:
     """Cut a batch as updates do, which shuffle it."""
     order, size = list(range(len(rows))), len(rows) // s.mini_batches
     random.Random(s.seed).shuffle(order)
-    return [_by_prompt(order[i : i + size], rows, s.answers_per_prompt) for i in range(0, len(rows), size)]
+    parts = [order[start : start + size] for start in range(0, len(rows), size)]
+    return [_by_prompt([rows[i] for i in part], [numbers[i] for i in part]) for part in parts]
 
 
-def _by_prompt(chosen: Iterable[int], rows: Sequence[Length], each: int) -> list[Example]:
-    """Put those of the chosen rows together that answer one prompt: `each` in turn do."""
+def _by_prompt(rows: Sequence[Length], numbers: Sequence[int]) -> list[Example]:
+    """Put rows together that answer one prompt, which has the same number in all of them."""
     found: dict[int, list[Length]] = {}
-    for i in chosen:
-        found.setdefault(i // each, []).append(rows[i])
+    for row, number in zip(rows, numbers, strict=True):
+        found.setdefault(number, []).append(row)
     return [tuple(some) for some in found.values()]
-
-
-def _beyond_warmup(learn: Effort, rows: list[Length], s: PPOSettings, cut: Cutting, sampled: int) -> Effort:
-    """Add the steps that were not cut one by one."""
-    size = min(s.batch_size, len(rows))
-    typical = _learn_effort((rows * (s.batch_size // size + 1))[: s.batch_size], s, cut, warming=False)
-    return learn.plus(typical.repeated(s.steps - sampled))
