@@ -7,9 +7,11 @@ Bases are random NF4 weights in the shape of well-known ones, made on the card (
 the whole card and then with torch's allocator capped at what a card of 8, 12, 16, 24 and 48 GB leaves (less what CUDA
 itself takes), each stage makes two steps on sequences of 512 tokens, the second timed: batches of 16, LoRA of rank 16,
 gradient checkpointing, micro-batches of 2,048 tokens, halved as in a real run when memory runs out. PPO draws answers
-of 256 tokens to prompts of 256. What does not fit is a row that says so. On a processor the caps are ignored.
+of 256 tokens to prompts of 256. What does not fit is a row that says so; decoding is timed on the whole card alone. On
+a processor the caps are ignored.
 
-Prints one JSON object and writes it to `benchmarks/results/gpu-CARD.json`; every base has a process of its own.
+Prints one JSON object and writes it to `benchmarks/results/gpu-CARD.json`, again after every base, of which each has a
+process of its own; rows of other bases that stand there stay.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def measure(shape: Shape, device: torch.device, caps: list[int], sizes: Sizes) -
             continue
         work: list[tuple[Row, Callable[[], Row]]] = [
             *(({"work": stage}, _stage_work(base, stage, sizes)) for stage in STAGES),
-            *(({"work": "decode", "rows": side}, _decode_work(base, side, sizes)) for side in sizes.rows),
+            *(({"work": "decode", "rows": side}, _decode_work(base, side, sizes)) for side in sizes.rows if not cap),
         ]
         for named, do in work:
             rows.append(_row(told | named, device, do))
@@ -171,7 +173,7 @@ def _decode_work(base: Base, rows: int, sizes: Sizes) -> Callable[[], Row]:
             seconds = []
             for tokens in (1, sizes.decoded):  # the first run reads the prompts alone
                 settings = SamplingSettings(max_new_tokens=tokens, batch_rows=rows)
-                with bank.activate("decoding"):
+                with bank.drawing("decoding"):
                     complete(base, prompts, settings)
                     _finish(base.device)
                     began = time.perf_counter()
@@ -222,9 +224,10 @@ def shape_named(name: str) -> Shape:
     return shape
 
 
-def run_all(names: list[str], device: torch.device, caps: list[int]) -> list[Row]:
-    """Measure every base in a process of its own; one that breaks down is a row too."""
-    rows: list[Row] = []
+def run_all(names: list[str], device: torch.device, caps: list[int], out: Path) -> None:
+    """Measure every base in a process of its own, and write down each; one that breaks down is a row too."""
+    known = json.loads(out.read_text())["rows"] if out.exists() else []
+    rows: list[Row] = [row for row in known if row["shape"] not in names]
     for name in names:
         command = [sys.executable, "-m", "benchmarks.gpu", "--one", "--shape", name, "--device", device.type, "--cap"]
         done = subprocess.run([*command, *map(str, caps)], capture_output=True, text=True, check=False)
@@ -234,7 +237,7 @@ def run_all(names: list[str], device: torch.device, caps: list[int]) -> list[Row
         else:
             rows += json.loads(done.stdout.splitlines()[-1])
         print(f"{name}: {sum(row['shape'] == name for row in rows)} rows", file=sys.stderr)
-    return rows
+        write(circumstances() | {"sizes": Sizes()._asdict(), "rows": rows}, out)
 
 
 def main() -> None:
@@ -256,8 +259,7 @@ def main() -> None:
         return
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     out = args.out or RESULTS / f"gpu-{re.sub('[^a-z0-9]+', '-', card.lower()).strip('-')}.json"
-    rows = run_all(args.shape, device, args.cap)
-    write(circumstances() | {"sizes": Sizes()._asdict(), "rows": rows}, out)
+    run_all(args.shape, device, args.cap, out)
 
 
 if __name__ == "__main__":

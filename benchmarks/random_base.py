@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.models import config_of
 from lorarlhf import starter
+from lorarlhf.attention import packs, use_own_attention
 from lorarlhf.base import Base, LoadReport
 from lorarlhf.base_weights import QUANTISED, layers_kept_16bit, measured_bytes
 from lorarlhf.hardware import pick_dtype
+from lorarlhf.output import backbone
 from lorarlhf.plan.shapes import Shape
 from lorarlhf.settings import LoadSettings
 
@@ -29,6 +31,7 @@ def make_base(shape: Shape, device: torch.device) -> Base:
     kept = layers_kept_16bit(model, 4)
     _fill(model, kept, device, dtype)
     model.eval().requires_grad_(False)
+    use_own_attention(model)
     tokenizer = AutoTokenizer.from_pretrained(starter.MODEL_DIR)
     report = LoadReport(
         parameters=_count(shape),
@@ -43,9 +46,9 @@ def make_base(shape: Shape, device: torch.device) -> Base:
     settings = LoadSettings(base=shape.name, bits=4)
     end = int(tokenizer.eos_token_id)
     # Random answers would end at random: all are as long as they may be.
-    return Base(
-        model, tokenizer, settings, Path(), device, dtype, end, frozenset(), identity | {"architecture": ""}, report
-    )
+    identity["architecture"] = ""
+    together = packs(model, backbone(model))
+    return Base(model, tokenizer, settings, Path(), device, dtype, end, frozenset(), identity, report, together)
 
 
 def _fill(model: PreTrainedModel, kept: dict[str, str], device: torch.device, dtype: torch.dtype) -> None:

@@ -72,7 +72,7 @@ class Spots:
         """Put groups of rows [B, L, …] back into a pack → [T, …]."""
         flats = [group.reshape(-1, *group.shape[2:]) for group in groups]
         flat = torch.cat(flats) if len(flats) > 1 else flats[0]
-        return flat if self.same else flat[self.spot_T]
+        return flat if self.same else flat.index_select(0, self.spot_T)
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,9 @@ def packs(model: PreTrainedModel, backbone: nn.Module) -> bool:
 
 def use_own_attention(model: PreTrainedModel) -> None:
     """Let a model that would use torch's attention use this module's."""
+    # Where torch prefers cuDNN's (H100 and later), that plans every new shape for half a second, and passes are of ever
+    # new shapes.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if model.config._attn_implementation == "sdpa":
         ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
         ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
@@ -212,6 +215,9 @@ def attention(
     here = query_BHQD.device.type == "cpu"
     known = dropout == 0 and all(kwargs.get(name) is None for name in UNKNOWN)
     known = known and (attention_mask is None or attention_mask.dtype == torch.bool)
+    grouped = key_BGKD.shape[1] < query_BHQD.shape[1] and query_BHQD.dtype == torch.float32
+    if not here and known and grouped and attention_mask is None:
+        return _ungrouped(query_BHQD, key_BGKD, value_BGKD, dropout, scaling, causal and asking > 1), None
     if not here or not known or not (decoding or short) or not (causal or attention_mask is not None):
         return sdpa_attention_forward(
             module, query_BHQD, key_BGKD, value_BGKD, attention_mask, dropout, scaling, is_causal, **kwargs
@@ -222,6 +228,21 @@ def attention(
     scaling = depth**-0.5 if scaling is None else scaling
     found_BHQD: Tensor = _ShortAttention.apply(query_BHQD, key_BGKD, value_BGKD, blocked, scaling)  # type: ignore[no-untyped-call]
     return found_BHQD.transpose(1, 2), None
+
+
+def _ungrouped(
+    query_BHQD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, dropout: float, scaling: float | None, causal: bool
+) -> Tensor:
+    """Attend with a key for every head → [B, Q, H, D].
+
+    On cards torch's kernels for fp32 take no groups, and what it does then keeps the probabilities of every layer.
+    """
+    again = query_BHQD.shape[1] // key_BGKD.shape[1]
+    keys, values = (x.repeat_interleave(again, 1) for x in (key_BGKD, value_BGKD))
+    found_BHQD = nn.functional.scaled_dot_product_attention(
+        query_BHQD, keys, values, dropout_p=dropout, scale=scaling, is_causal=causal
+    )
+    return found_BHQD.transpose(1, 2).contiguous()
 
 
 def _window(width: int | None, length: int, device: torch.device) -> Tensor | None:

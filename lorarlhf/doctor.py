@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lorarlhf.plan.memory import PROCESS_BYTES, Demand, Drawing, Load, phases
+from lorarlhf.plan.memory import CONTEXT_BYTES, PROCESS_BYTES, Demand, Drawing, Load, phases
 from lorarlhf.plan.planning import make_plan
 from lorarlhf.plan.shapes import SHAPES
 from lorarlhf.preset import preset_for
@@ -206,8 +206,8 @@ def _examine_fits(findings: Findings) -> None:
     if chosen is None:
         return
     kind, item = chosen["id"].partition(":")[0], 2 if chosen["bf16"] else 4
-    # What this process itself takes on a CPU is part of the estimate.
-    free = chosen["free_bytes"] + (PROCESS_BYTES if kind == "cpu" else 0)
+    # What this process takes is part of the estimate, and taken already.
+    free = chosen["free_bytes"] + (PROCESS_BYTES if kind == "cpu" else CONTEXT_BYTES)
     for shape in SHAPES:
         load = Load(shape, 4, item, kind)
         drawing = Demand(trained=(), frozen=(16,), draw=(Drawing(ROWS, TOKENS // 2, TOKENS // 2),), keeps_best=False)

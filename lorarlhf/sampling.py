@@ -149,6 +149,7 @@ class _Decoder:
         self.positions_BL = (self.mask_BL.cumsum(-1) - 1).clamp_min(0)
         self.cache = roomy_cache(base.model.config.get_text_config())
         self.alive = list(range(len(prompts)))
+        self.lengths = [len(ids) for ids in prompts]
         self.drawn: list[list[int]] = [[] for _ in prompts]
         self.finished: dict[int, Completion] = {}
 
@@ -158,9 +159,7 @@ class _Decoder:
             logits_BV = self._forward()
             if len(logits_BV) < len(self.alive):
                 logits_BV = logits_BV[self._pick(self.reads)]
-            chosen_B = choose(
-                logits_BV, self.uniforms_BR[self.alive, step], self.settings.temperature, self.settings.top_p
-            )
+            chosen_B = choose(logits_BV, self.uniforms_BR[:, step], self.settings.temperature, self.settings.top_p)
             tokens = dict(zip(self.alive, chosen_B.tolist(), strict=True))
             for row, token in tokens.items():
                 self.drawn[row].append(token)
@@ -186,7 +185,8 @@ class _Decoder:
     def _advance(self, chosen_B: Tensor, kept: list[int]) -> None:
         """Feed the chosen tokens next, and let ended rows go."""
         if len(kept) < len(self.alive):
-            chosen_B = chosen_B[self._pick(kept)]
+            kept_B = self._pick(kept)
+            chosen_B, self.uniforms_BR = chosen_B[kept_B], self.uniforms_BR[kept_B]
             self.alive = [self.alive[k] for k in kept]
         self.ids_BL = chosen_B[:, None]
         self.mask_BL = torch.cat([self.mask_BL, torch.ones_like(self.ids_BL)], dim=-1)
@@ -205,9 +205,10 @@ class _Decoder:
             # A stop text that this token completes lies within the newest tokens: each writes a byte at least.
             text = self.base.tokenizer.decode(self.drawn[row][-self.tail :], skip_special_tokens=True)
             stopped = any(stop in text for stop in self.stops)
-        if stopped:
-            self.finished[row] = self._completion(row, ended=True)
-        return stopped
+        full = self.lengths[row] + len(self.drawn[row]) >= context_of(self.base)  # learned positions end there
+        if stopped or full:
+            self.finished[row] = self._completion(row, ended=stopped)
+        return stopped or full
 
     def _completion(self, row: int, *, ended: bool) -> Completion:
         text = self.base.tokenizer.decode(self.drawn[row], skip_special_tokens=True)

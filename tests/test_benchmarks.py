@@ -229,8 +229,9 @@ def texts_config(base: str) -> object:
 def test_the_benchmark_of_cards_runs_on_a_processor() -> None:
     rows = gpu.measure(gpu.TINY, CPU, [8], gpu.SMALL)
     seen = [(row["cap_gb"], row["work"], row.get("rows")) for row in rows]
-    work = [("sft", None), ("reward", None), ("ppo", None), ("decode", 1), ("decode", 2)]
-    assert seen == [(None, "base", None), *((cap, *one) for cap in (None, 8) for one in work)]
+    stages = [("sft", None), ("reward", None), ("ppo", None)]
+    whole = [(None, "base", None), *((None, *one) for one in stages), (None, "decode", 1), (None, "decode", 2)]
+    assert seen == [*whole, *((8, *one) for one in stages)]
     assert all(row["fits"] for row in rows)
     assert all(row["tokens_per_second"] > 0 for row in rows[1:])
 
@@ -245,6 +246,7 @@ def test_a_random_base_is_in_four_bits_and_computes() -> None:
     assert base.report.bytes_on_device == pytest.approx(expected, rel=0.02)
     assert base.report.quantised_layers == 14
     assert base.report.parameters == matrices + 2048 * 64
+    assert base.packs  # as bases do that are loaded
     stage = make_stage("sft", AdapterBank(base), 8, 8, 64, batch=4)
     assert stage.step(0)["loss/sft"] == pytest.approx(math.log(shape.vocabulary), rel=0.1)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
+import torch
 
 from lorarlhf.engine.client import EngineClient, Job
-from lorarlhf.engine.requests import EngineDied, EngineError, JobCancelled, packed, unpacked
-from lorarlhf.engine.server import GrowingTexts
+from lorarlhf.engine.requests import EngineDied, EngineError, JobCancelled, Request, packed, unpacked
+from lorarlhf.engine.server import GrowingTexts, Server
 from lorarlhf.errors import AdapterError, DataError, RunPaused, StoreError, TrainingError
 from lorarlhf.settings import LoadSettings, RewardSettings, SamplingSettings, SFTSettings
 from lorarlhf.store.owners import OWNERS, born
@@ -166,6 +169,21 @@ def test_a_mistake_comes_back_as_itself_and_a_bug_as_one_line(client):
     assert not isinstance(caught.value, EngineDied)
     assert "Traceback" in (client.workspace.path / "engine.log").read_text()
     assert client.load().result(PATIENCE)["adapters"] == {}
+
+
+def test_an_engine_whose_card_answers_no_more_ends_once_it_has_said_so(tmp_path, load, monkeypatch):
+    outbox, ended = io.BytesIO(), []
+    server = Server(Workspace(tmp_path).open(), load, io.BytesIO(), outbox)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.append((code, outbox.getvalue())))
+    for job, error in enumerate((ValueError("a bug"), torch.AcceleratorError("CUDA error: device-side assert"))):
+        monkeypatch.setattr(server, "do_score", Mock(side_effect=error), raising=False)
+        server._waiting.put(Request(job, "score", {}))
+        server._waiting.put(None)
+        monkeypatch.setattr(server, "_listen", lambda: None)
+        server.serve()
+        assert len(ended) == job
+    assert ended[0][0] == 1
+    assert b"device-side assert" in ended[0][1]
 
 
 def test_jobs_wait_for_each_other_and_can_be_stopped(client):

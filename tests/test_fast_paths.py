@@ -193,6 +193,15 @@ def test_short_attention_is_torchs(groups, masked):
         torch.testing.assert_close(a.float(), b, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize(("asking", "groups"), [(7, 1), (7, 2), (1, 2)])
+def test_attention_with_a_key_for_every_head_is_that_of_groups(asking, groups):
+    """What cards get in fp32."""
+    tensors = heads(7, asking, groups, torch.float32)
+    found = attention._ungrouped(*tensors, 0.0, 0.3, asking > 1)
+    wanted = sdpa_attention_forward(module(groups), *tensors, None, scaling=0.3)[0]
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_single_new_token_attends_as_torchs(groups, dtype):

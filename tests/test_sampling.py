@@ -295,6 +295,14 @@ def test_prompts_leave_room_for_the_answer_within_the_context(load, arch):
     assert found == complete(base, [ids], greedy())[0]
 
 
+@pytest.mark.parametrize("arch", ["gpt2", "llama"])
+def test_an_answer_ends_where_the_context_does_whoever_is_beside_it(load, arch):
+    base = ending(load(arch), None)
+    long, short = [5] * (context_of(base) - 3), [6, 7]
+    cut, whole = complete(base, [long, short], greedy(max_new_tokens=8))
+    assert (len(cut.tokens), cut.ended, len(whole.tokens)) == (3, False, 8)
+
+
 # -- how answers end --------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ def make_draw(work: DecodeWork, temperature: float = 1.0, compute: str = "auto")
 
     def draw(prompts: list[list[int]]) -> list[list[int]]:
         settings = SamplingSettings(temperature=temperature, max_new_tokens=work.tokens, batch_rows=len(prompts))
-        with bank.activate("decoding"):
+        with bank.drawing("decoding"):
             return [answer.tokens for answer in complete(base, prompts, settings)]
 
     return draw

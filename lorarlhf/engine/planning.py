@@ -13,7 +13,7 @@ import psutil
 from lorarlhf.errors import BaseModelError
 from lorarlhf.library import BARE
 from lorarlhf.plan.lengths import Count, by_letters, counter, data_of
-from lorarlhf.plan.memory import Load
+from lorarlhf.plan.memory import CONTEXT_BYTES, Load
 from lorarlhf.plan.planning import Plan, Probed, make_plan
 from lorarlhf.plan.shapes import SHAPES, Shape, known, shape_of
 from lorarlhf.plan.work import Roles, heads_of, sample_of
@@ -55,7 +55,9 @@ def plan(
     runtime = None
     if base.device.type == "cpu":
         runtime = max(0.0, psutil.Process().memory_info().rss - mine)
-    available = free_bytes(base.device) + mine + round(runtime or 0)
+    # What the program itself takes, on a card its libraries', is part of the plan, and taken already.
+    own = CONTEXT_BYTES if runtime is None else round(runtime)
+    available = free_bytes(base.device) + mine + own
     # Where all rows were measured, the stage's own batches can be cut.
     batch_of = walk_at if data.share == 1 else None
     return make_plan(
@@ -191,8 +193,8 @@ def _machine(load: LoadSettings, memory: int | None) -> tuple[str, int, int]:
     from lorarlhf.hardware import free_bytes, pick_device, pick_dtype
 
     found = pick_device(load.device)
-    # What this process takes is part of the plan.
-    own = psutil.Process().memory_info().rss if found.type == "cpu" else 0
+    # What this process takes is part of the plan, and taken already.
+    own = psutil.Process().memory_info().rss if found.type == "cpu" else CONTEXT_BYTES
     return found.type, pick_dtype(load.compute, found)[0].itemsize, free_bytes(found) + own
 
 

@@ -81,6 +81,8 @@ class Server:
         self._stopped: set[int] = set()
         self._job = EVERYTHING
         """The one that runs."""
+        self._broken = False
+        """Whether the card answers no more: after some errors all that a process asks of it fails, until it ends."""
         self._memory: dict[str, Any] = {}
         """What is in memory, as seen between two steps of a job."""
 
@@ -95,8 +97,11 @@ class Server:
         while request := self._waiting.get():
             self._job = request.job
             kind, value = self._outcome(request)
-            self._look()
+            if not self._broken:
+                self._look()
             self._say(request.job, kind, value)
+            if self._broken:
+                os._exit(1)
 
     def _listen(self) -> None:
         for request in receive(self._inbox, Request):
@@ -129,6 +134,7 @@ class Server:
         except (Exception, SystemExit) as error:
             print(f"\n{datetime.now():%Y-%m-%d %H:%M:%S} {request.do} failed", file=sys.stderr)
             traceback.print_exc()
+            self._broken = type(error).__name__ == "AcceleratorError"
             return "failed", packed(EngineError(self._worded(error)))
 
     def _worded(self, error: BaseException) -> str:

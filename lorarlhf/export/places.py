@@ -72,15 +72,20 @@ def bytes_to_read(origin: Origin, bits: int, dtype: str) -> int:
 
 
 def first_with_room(needed: int, devices: Sequence[str]) -> str:
-    """Choose the first device with `needed` bytes free; raise `ExportError` where none has them."""
+    """Choose the first device where another process has `needed` bytes; raise `ExportError` where none has them."""
     import torch
 
-    from lorarlhf.hardware import free_bytes
+    from lorarlhf.hardware import free_bytes, make_room
+    from lorarlhf.plan.memory import CONTEXT_BYTES
 
-    free = {device: free_bytes(torch.device(device)) for device in devices}
-    for device, room in free.items():
+    free = {}
+    for name in devices:
+        device = torch.device(name)
+        make_room(device)  # what torch holds in reserve here is no use to that process
+        free[name] = free_bytes(device) - (CONTEXT_BYTES if device.type != "cpu" else 0)
+    for name, room in free.items():
         if needed <= room:
-            return device
+            return name
     raise ExportError(
         f"the export needs {needed / 2**30:.1f} GiB for the base while it is made and checked, and "
         f"{max(free.values()) / 2**30:.1f} GiB are free; close other programs, or the app and export in a terminal"

@@ -55,7 +55,7 @@ class Studio(NamedTuple):
         # Newer transformers warn about the older pair of names.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
-        enable({"use_reentrant": False})
+        enable({"use_reentrant": False, "preserve_rng_state": False})
         model.train()  # layers only checkpoint in train mode
         try:
             yield
