@@ -253,6 +253,16 @@ def test_a_kill_while_idle_or_answering_is_told_and_mended(client):
     assert "Segmentation fault" in (client.workspace.path / "engine.log").read_text()
 
 
+def test_a_request_that_the_engine_died_over_ends_with_it(client):
+    with client._lock:  # before anybody noticed
+        os.kill(client.pid, signal.SIGKILL)
+        client._process.wait()
+        job = client._jobs[99] = Job(client, 99, "describe", 0, "")
+        client._send(Request(99, "describe", {}))
+    with pytest.raises(EngineDied, match=r"restart it$"):
+        job.result(PATIENCE)
+
+
 def test_a_killed_run_is_interrupted_and_resumes_to_its_end(client, store):
     elsewhere = store.start_run("sft", "elsewhere", "base", {}, {})  # by a terminal, which is still at it
     job = client.train("sft", SFT.model_copy(update={"checkpoint_every": 1}), "survivor")

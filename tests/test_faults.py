@@ -51,7 +51,7 @@ def looks(base, make, folder) -> int:
 def test_a_run_paused_again_and_again_gives_the_same_numbers(base, make, tmp_path):
     final, numbers, tensors, _ = finished(base, make, tmp_path / "whole", every=0)
     count = looks(base, make, tmp_path / "looks")
-    assert count > 25
+    assert count > 20
     chance = random.Random(1)
     for attempt in range(3):
         seen, ended, pauses = {}, None, 0

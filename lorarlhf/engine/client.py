@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -313,7 +314,8 @@ class EngineClient:
             self._ended = refused or self._died(code, "")
             left, self._jobs = list(self._jobs.values()), {}
             for pipe in (process.stdin, process.stdout):
-                cast(BinaryIO, pipe).close()
+                with suppress(OSError):  # a request that it did not live to read is still to be written
+                    cast(BinaryIO, pipe).close()
         for job in left:
             job._end(refused or self._died(code, job.progress.run))
 
