@@ -11,7 +11,7 @@ of 256 tokens to prompts of 256. What does not fit is a row that says so; decodi
 a processor the caps are ignored.
 
 Prints one JSON object and writes it to `benchmarks/results/gpu-CARD.json`, again after every base, of which each has a
-process of its own; rows of other bases that stand there stay.
+process of its own; rows of other bases that stand there stay, each with the commit it was measured at.
 """
 
 from __future__ import annotations
@@ -236,8 +236,10 @@ def run_all(names: list[str], device: torch.device, caps: list[int], out: Path) 
             rows.append({"shape": name, "work": "base", "cap_gb": None, "fits": False, "why": why[:300]})
         else:
             rows += json.loads(done.stdout.splitlines()[-1])
+        found = circumstances()
+        rows = [{"commit": found["commit"], **row} for row in rows]  # those that were there have theirs
         print(f"{name}: {sum(row['shape'] == name for row in rows)} rows", file=sys.stderr)
-        write(circumstances() | {"sizes": Sizes()._asdict(), "rows": rows}, out)
+        write(found | {"sizes": Sizes()._asdict(), "rows": rows}, out)
 
 
 def main() -> None:

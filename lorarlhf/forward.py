@@ -85,7 +85,7 @@ def read_head(head: nn.Linear, hidden_NH: Tensor) -> Tensor:
 
 def batches(base: Base, rows: Sequence[Row], budget: Budget) -> Iterable[tuple[list[int], Batch]]:
     """Cut rows into collated micro-batches within the budget, with the row indices of each."""
-    for group in budget.cut([row.length for row in rows], prompts_of(rows) if base.packs else ()):
+    for group in budget.cut([row.length for row in rows], padded=not base.packs, prompts=prompts_of(rows)):
         yield group, collate([rows[i] for i in group], base.pad_id, base.device)
 
 

@@ -149,7 +149,8 @@ class _Decoder:
         self.positions_BL = (self.mask_BL.cumsum(-1) - 1).clamp_min(0)
         self.cache = roomy_cache(base.model.config.get_text_config())
         self.alive = list(range(len(prompts)))
-        self.lengths = [len(ids) for ids in prompts]
+        # Learned positions end with the context.
+        self.room = [context_of(base) - len(ids) for ids in prompts]
         self.drawn: list[list[int]] = [[] for _ in prompts]
         self.finished: dict[int, Completion] = {}
 
@@ -205,7 +206,7 @@ class _Decoder:
             # A stop text that this token completes lies within the newest tokens: each writes a byte at least.
             text = self.base.tokenizer.decode(self.drawn[row][-self.tail :], skip_special_tokens=True)
             stopped = any(stop in text for stop in self.stops)
-        full = self.lengths[row] + len(self.drawn[row]) >= context_of(self.base)  # learned positions end there
+        full = len(self.drawn[row]) >= self.room[row]
         if stopped or full:
             self.finished[row] = self._completion(row, ended=stopped)
         return stopped or full

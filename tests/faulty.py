@@ -68,7 +68,7 @@ def sft(base: Base, **changes: Any) -> SFTStage:
 def reward(base: Base, **changes: Any) -> RewardStage:
     bank = AdapterBank(base)
     noisy(bank, "reward", head=True)
-    settings = RewardSettings(**{**SMALL, "micro_batch_tokens": 200, "epochs": 3, **changes})
+    settings = RewardSettings(**{**SMALL, "micro_batch_tokens": 130, "epochs": 3, **changes})
     return RewardStage(Studio(base, bank, Team()), "reward", settings, planted(12))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -99,6 +101,14 @@ def test_micro_batches_keep_the_order_of_the_rows(base, head, budget):
     groups = [group for group, _ in batches(base, rows(), Budget(budget))]
     assert sorted(i for group in groups for i in group) == [0, 1, 2, 3, 4]
     assert (len(groups) == 1) == (budget == 10_000)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_prompt_is_counted_once_only_where_it_is_computed_once(base, packs):
+    answers = [Row([5] * 50, [6, 7, i]) for i in range(8)]
+    groups = [group for group, _ in batches(replace(base, packs=packs), answers, Budget(110))]
+    # 50 + 8 · 3 tokens in one pass, or two rows of 53 in each.
+    assert [len(group) for group in groups] == ([8] if packs else [2, 2, 2, 2])
 
 
 def test_no_rows_give_no_numbers(base, head):

@@ -84,8 +84,6 @@ class Budget:
     """Tokens of a forward and backward pass, unless a single row is longer."""
     rows: int = 1
     """Answers drawn side by side."""
-    padded: bool = False
-    """Whether rows of a pass are padded to the longest."""
     breathe: Callable[[], None] = lambda: None
     """Called before every pass and after every decoded token; may raise to break off."""
     most_tokens: int = 0
@@ -99,11 +97,11 @@ class Budget:
         """Forget what passes were made so far."""
         self.most_tokens = self.most_rows = self.most_drawn = 0
 
-    def cut(self, lengths: Sequence[int], prompts: Prompts = ()) -> Iterator[list[int]]:
-        """Yield the micro-batches of rows of these lengths, as row indices."""
-        for group in micro_batches(lengths, self.tokens, padded=self.padded, prompts=prompts):
+    def cut(self, lengths: Sequence[int], *, padded: bool = False, prompts: Prompts = ()) -> Iterator[list[int]]:
+        """Yield the micro-batches of rows of these lengths, as row indices; see `micro_batches`."""
+        for group in micro_batches(lengths, self.tokens, padded=padded, prompts=prompts):
             self.breathe()
-            tokens = pass_tokens(group, lengths, padded=self.padded, prompts=prompts)
+            tokens = pass_tokens(group, lengths, padded=padded, prompts=prompts)
             self.most_tokens = max(self.most_tokens, tokens)
             self.most_rows = max(self.most_rows, len(group))
             yield group

@@ -36,8 +36,6 @@ class Count:
 
     total: int
     tell: OnDone
-    padded: bool = False
-    """Whether rows of a pass are padded to the longest."""
     done: int = 0
 
     def breathe(self) -> None:
@@ -52,7 +50,7 @@ class Count:
     @property
     def budget(self) -> Budget:
         """A budget whose passes can be stopped."""
-        return Budget(TOKENS, padded=self.padded, breathe=self.breathe)
+        return Budget(TOKENS, breathe=self.breathe)
 
 
 def drawing(saved: SavedAdapter | None, room: int | None, seed: int) -> SamplingSettings:

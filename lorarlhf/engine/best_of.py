@@ -69,7 +69,7 @@ def judge_best_of(
     known = {prompt: row for prompt, row in known.items() if "answers" in row}
     drawn = n * len(unknown(asked, known))
     pairs = pairs_for(engine)
-    count = Count(drawn + n * len(asked) + len(pairs), on_done, padded=not engine.base.packs)
+    count = Count(drawn + n * len(asked) + len(pairs), on_done)
     heads = heads_of(engine, judge, pairs, count.budget)
     count.add(len(pairs))
     rows = with_known(asked, known, partial(_drawn, engine, n, name, sampling, count))

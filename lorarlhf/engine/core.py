@@ -121,8 +121,9 @@ class Engine:
         rows = [self.studio.row(prompt, response, context_of(self.base)) for prompt, response in answers]
         with self.borrowed(adapter) as name, self.bank.activate(name):
             head = self.bank.heads[adapter]
-            budget = Budget(tokens, padded=not self.base.packs)
-            scores_B = map_sequences(self.base, rows, budget, lambda batch: sequence_scores(self.base, head, batch))
+            scores_B = map_sequences(
+                self.base, rows, Budget(tokens), lambda batch: sequence_scores(self.base, head, batch)
+            )
         return [float(score) for score in scores_B]
 
     def describe(self) -> dict[str, Any]:

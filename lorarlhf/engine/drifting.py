@@ -94,7 +94,7 @@ def judge_policy(
     drawn = sum(len(unknown(subject.prompts, known[side])) for side in SIDES)
     knowledge = 2 * (len(TEXT) + len(QUESTIONS))
     total = drawn + 2 * len(subject.prompts) + len(pairs) + len(stops) + knowledge
-    count = Count(total, on_done, padded=not engine.base.packs)
+    count = Count(total, on_done)
     kept: dict[str, Any] = {
         "with": made_with,
         "caveats": subject.caveats,

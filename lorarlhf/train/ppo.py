@@ -80,7 +80,7 @@ class PPOStage:
         if self.critic:
             groups.append(Group("value", self.critic.parameters(), settings.value_learning_rate))
         self.optimizer = Optimizer(groups, settings, studio.team, eps=settings.adam_eps)
-        self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows, padded=not studio.base.packs)
+        self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows)
 
     # -- one step ---------------------------------------------------------------------------------------------
 

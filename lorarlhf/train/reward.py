@@ -64,7 +64,7 @@ class RewardStage(OneAdapterStage):
         self.eval_every = settings.eval_every
         group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
         self.optimizer = Optimizer([group], settings, studio.team)
-        self.budget = Budget(settings.micro_batch_tokens, padded=not studio.base.packs)
+        self.budget = Budget(settings.micro_batch_tokens)
 
     def _encode(self, pair: Pair) -> PairRows:
         room = self.settings.max_length
@@ -90,7 +90,7 @@ class RewardStage(OneAdapterStage):
         total = torch.zeros(2, device=base.device)
         lengths = [self._size(p) for p in pairs]
         with self.studio.training(self.settings.gradient_checkpointing), self.studio.bank.activate(self.trained):
-            for group in self.budget.cut(lengths):
+            for group in self.budget.cut(lengths, padded=not base.packs):
                 some = [pairs[i] for i in group]
                 batch = collate([p.chosen for p in some] + [p.rejected for p in some], base.pad_id, base.device)
                 chosen_P, rejected_P = sequence_scores(base, self.head, batch).chunk(2)
@@ -104,7 +104,7 @@ class RewardStage(OneAdapterStage):
     def _size(self, pair: PairRows) -> int:
         """Count the tokens of a pair as the budget does."""
         shared = len(pair.chosen.prompt) if pair.chosen.prompt == pair.rejected.prompt else 0
-        return pair_tokens((pair.chosen.length, pair.rejected.length), shared, padded=self.budget.padded)
+        return pair_tokens((pair.chosen.length, pair.rejected.length), shared, padded=not self.studio.base.packs)
 
     @property
     def head(self) -> torch.nn.Linear:

@@ -35,7 +35,7 @@ class SFTStage(OneAdapterStage):
         self.eval_every = settings.eval_every
         group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
         self.optimizer = Optimizer([group], settings, studio.team)
-        self.budget = Budget(settings.micro_batch_tokens, padded=not studio.base.packs)
+        self.budget = Budget(settings.micro_batch_tokens)
 
     def step(self, index: int) -> Metrics:
         """Take one gradient step on `batch_size` demonstrations."""
