@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,6 @@ from lorarlhf.base import Base, load_base
 from lorarlhf.data.cutting import Budget
 from lorarlhf.data.tokens import Row, collate
 from lorarlhf.forward import hidden_states
-from lorarlhf.sampling import Completion
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings
 from lorarlhf.train.common import Studio
 from lorarlhf.train.ppo import PPOStage
@@ -44,6 +44,10 @@ SETTINGS = PPOSettings(
     value_learning_rate=2e-2,
     value_warmup_steps=3,
     schedule="linear",
+    critic="head",
+    answers_per_prompt=1,
+    ppo_epochs=1,
+    mini_batches=1,
     kl_coef=0.5,
     # At the optimum every advantage is 0; whitening would blow the noise up to size 1 and never come to rest.
     whiten_advantages=False,
@@ -65,7 +69,9 @@ def small_base(folder: Path) -> Base:
     model.save_pretrained(folder)
     letters = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate("abcdefghijkl")}, unk_token="a"))
     PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="a", eos_token="b").save_pretrained(folder)
-    return load_base(LoadSettings(base=str(folder), bits=4, device="cpu", compute="fp32"))
+    base = load_base(LoadSettings(base=str(folder), bits=4, device="cpu", compute="fp32"))
+    # Whatever token an answer is, it is whole.
+    return replace(base, eos_ids=frozenset(range(V)))
 
 
 def policy_of(base: Base, bank: AdapterBank, adapter: str | None) -> torch.Tensor:
@@ -89,11 +95,10 @@ def run(seed: int = 0, settings: PPOSettings = SETTINGS) -> dict[str, float]:
     bank.create("value", LoraSettings(rank=settings.rank, alpha=settings.alpha), head=True, seed=seed + 1)
     rewards_V = torch.randn(V, generator=torch.Generator().manual_seed(7))
 
-    def scorer(rows: list[Row], completions: list[Completion], budget: Budget) -> torch.Tensor:
+    def scorer(rows: list[Row], budget: Budget) -> torch.Tensor:
         return rewards_V[[row.response[-1] for row in rows]]
 
     reference_V = policy_of(base, bank, None)
-    best_V = torch.softmax(reference_V.log() + rewards_V.double() / settings.kl_coef, -1)
     studio = Studio(base, bank, Team())
     roles = Roles(reference=None)
     stage = PPOStage(studio, roles, settings.model_copy(update={"seed": seed}), scorer, [PROMPT])
@@ -101,6 +106,9 @@ def run(seed: int = 0, settings: PPOSettings = SETTINGS) -> dict[str, float]:
     for step in range(stage.total):
         stage.step(step)
     final_V = policy_of(base, bank, "policy")
+    # The price of a nat counts in spreads of the reward at the start.
+    price = settings.kl_coef * (stage.spread or 1.0)
+    best_V = torch.softmax(reference_V.log() + rewards_V.double() / price, -1)
     return {
         "seed": seed,
         "start_nats": divergence(reference_V, best_V),

@@ -9,12 +9,12 @@ import torch
 from benchmarks.critics import critic_settings
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base
-from lorarlhf.data.pairs import Pair
+from lorarlhf.data.pairs import Pair, Vote
 from lorarlhf.data.tokens import Row
 from lorarlhf.settings import LoraSettings, PPOSettings, RewardSettings, SFTSettings
 from lorarlhf.train.common import Studio
 from lorarlhf.train.ppo import PPOStage
-from lorarlhf.train.reward import PairRows, RewardStage
+from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.rollout import RewardScorer, Roles
 from lorarlhf.train.sft import SFTStage
 from lorarlhf.train.team import Team
@@ -61,10 +61,10 @@ def make_stage(
         sft = SFTStage(studio, "trained", SFTSettings(**common), [Demonstration(user(PLACE), PLACE)] * EXAMPLES)
         sft.rows = _rows(base, prompt, answer, EXAMPLES)
         return sft
-    reward = RewardStage(studio, "trained", RewardSettings(**common), [Pair(user(PLACE), PLACE, PLACE)] * EXAMPLES)
+    reward = RewardStage(studio, "trained", RewardSettings(**common), [Vote((Pair(user(PLACE), PLACE, "x"),))] * EXAMPLES)
     rows = _rows(base, prompt, answer, 2 * EXAMPLES)
-    reward.pairs = [
-        PairRows(made.pair, one, other) for made, one, other in zip(reward.pairs, rows[::2], rows[1::2], strict=True)
+    reward.votes = [
+        made._replace(rows=[one, other]) for made, one, other in zip(reward.votes, rows[::2], rows[1::2], strict=True)
     ]
     return reward
 
@@ -86,7 +86,7 @@ def _ppo(studio: Studio, lora: LoraSettings, common: dict[str, Any], prompt: int
         kl_budget=1e9,
     )
     prompts = [row.prompt for row in _rows(studio.base, prompt, answer, EXAMPLES)]
-    return PPOStage(studio, Roles(value="reward"), settings, RewardScorer(studio, "reward", settings), prompts)
+    return PPOStage(studio, Roles(value="reward"), settings, RewardScorer(studio, "reward"), prompts)
 
 
 def _rows(base: Base, prompt: int, answer: int, count: int) -> list[Row]:

@@ -7,16 +7,19 @@ not on which rows happen to share its batch.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorarlhf.base import Base
 from lorarlhf.cache import roomy_cache
-from lorarlhf.data.chat import clean, encode_prompt, stop_texts
+from lorarlhf.data.chat import clean, encode_prompt, encode_response, stop_texts
+from lorarlhf.data.tokens import Row
 from lorarlhf.forward import context_of
 from lorarlhf.settings import SamplingSettings
 from lorarlhf.types import Prompt
@@ -85,6 +88,26 @@ def generate(
     encoded = [encode_prompt(base.tokenizer, prompt, room) for prompt in prompts]
     flat = complete(base, [ids for ids in encoded for _ in range(n)], settings, on_step=on_step)
     return [flat[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+
+def scored_row(base: Base, prompt: list[int], tokens: list[int], stop: Sequence[str] = ()) -> Row:
+    """Return the row by which a reward model scores sampled `tokens`: it ends as the rows it was trained on.
+
+    Those end with the base's own end mark and nothing behind it. An answer that a stop text, another end mark or the
+    length limit ended is written anew from its text; the reward model has never seen any of these endings.
+    """
+    if tokens and tokens[-1] == base.eos_id:
+        return Row(prompt, tokens)
+    decoded = base.tokenizer.decode(tokens, skip_special_tokens=True)
+    text = clean(str(decoded), stop_texts(base.tokenizer, stop))
+    room = max(1, context_of(base) - len(prompt))
+    return Row(prompt, [*encode_response(base.tokenizer, text, base.eos_id, end=False)[: room - 1], base.eos_id])
+
+
+@lru_cache(maxsize=8)
+def cache_argument(backbone: nn.Module) -> str:
+    """Name the argument that takes the cache: transformers 5.20 and later warn about the older name."""
+    return "cache" if "cache" in inspect.signature(backbone.forward).parameters else "past_key_values"
 
 
 def _uniforms(streams: Sequence[int], settings: SamplingSettings) -> Tensor:
@@ -177,9 +200,9 @@ class _Decoder:
             input_ids=self.ids_BL,
             attention_mask=self.mask_BL,
             position_ids=self.positions_BL,
-            past_key_values=self.cache,
             use_cache=True,
             return_dict=True,
+            **{cache_argument(self.base.backbone): self.cache},
         )
         return self.base.logits_of(output.last_hidden_state[:, -1])
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lorarlhf.errors import SettingsError
 
 S = TypeVar("S", bound="Settings")
+Passes = Annotated[float, Field(gt=0, le=1000)] | Literal["auto"]
+Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
 
 
 def knob(default: Any, help: str, *, basic: bool = False, **bounds: Any) -> Any:
@@ -101,7 +103,9 @@ class LoraSettings(Settings):
 class OptimSettings(Settings):
     """How an adapter is optimised."""
 
-    learning_rate: float = knob(5e-4, "Step size of Adam", basic=True, gt=0, le=1)
+    learning_rate: Rate = knob(
+        "auto", "Step size of Adam; auto begins with what fits the base and tries a few around it", basic=True
+    )
     batch_size: int = knob(16, "Examples per optimizer step", basic=True, ge=1, le=65536)
     micro_batch_tokens: int = knob(
         2048, "Tokens per forward and backward pass; less takes less memory, same numbers", ge=16, le=10**7
@@ -123,16 +127,16 @@ class OptimSettings(Settings):
 class SFTSettings(LoraSettings, OptimSettings):
     """Supervised fine-tuning: imitate the demonstrations."""
 
-    epochs: float = knob(2.0, "Passes over the demonstrations", basic=True, gt=0, le=1000)
-    eval_every: int = knob(20, "Steps between measurements of the held-out loss; the best adapter is kept", ge=1)
+    epochs: Passes = knob("auto", "Passes over the demonstrations; auto goes on while the held-out loss falls", basic=True)
+    eval_every: int = knob(0, "Steps between measurements of the held-out loss; 0 makes eight in a run", ge=0)
     parent: str = knob("", "Adapter to go on from; empty starts from the bare base")
 
 
 class RewardSettings(LoraSettings, OptimSettings):
     """Reward model: learn to predict which answer a person prefers."""
 
-    epochs: float = knob(2.0, "Passes over the votes", basic=True, gt=0, le=1000)
-    eval_every: int = knob(20, "Steps between measurements of the held-out accuracy; the best adapter is kept", ge=1)
+    epochs: Passes = knob("auto", "Passes over the votes; auto goes on while the held-out loss falls", basic=True)
+    eval_every: int = knob(0, "Steps between measurements of the held-out accuracy; 0 makes eight in a run", ge=0)
     parent: str = knob("", "Adapter to start from; empty takes the newest SFT adapter, 'base' the bare base")
     margin: float = knob(0.5, "Extra score difference asked per step of strength above 'better'", ge=0, le=10)
     tie_weight: float = knob(0.5, "Weight of a tie in the loss, relative to a clear vote", ge=0, le=10)
@@ -145,10 +149,12 @@ class RewardSettings(LoraSettings, OptimSettings):
 class PPOSettings(LoraSettings, OptimSettings):
     """PPO with a KL penalty against the SFT adapter (details of arXiv 2403.17031)."""
 
-    learning_rate: float = knob(3e-4, "Step size of Adam for the policy", basic=True, gt=0, le=1)
-    steps: int = knob(60, "PPO steps: each draws answers, scores them and updates", basic=True, ge=1)
-    batch_size: int = knob(32, "Answers per PPO step", basic=True, ge=2, le=65536)
-    answers_per_prompt: int = knob(1, "Answers to each prompt of a step; without a critic 2 or more", ge=1, le=1024)
+    learning_rate: Rate = knob(
+        "auto", "Step size of Adam for the policy; auto is steered so that KL grows to kl_target by the end", basic=True
+    )
+    steps: int = knob(40, "PPO steps: each draws answers, scores them and updates", basic=True, ge=1)
+    batch_size: int = knob(64, "Answers per PPO step", basic=True, ge=2, le=65536)
+    answers_per_prompt: int = knob(4, "Answers to each prompt of a step; without a critic 2 or more", ge=1, le=1024)
     schedule: Literal["constant", "linear", "cosine"] = knob("linear", "How the learning rate falls after warm-up")
     sft: str = knob("", "Policy's start and KL reference; empty takes the newest SFT adapter, 'base' the bare base")
     reward: str = knob("", "Reward adapter; empty takes the newest")
@@ -157,18 +163,18 @@ class PPOSettings(LoraSettings, OptimSettings):
     top_p: float = knob(1.0, "Nucleus of the sampling; below 1 biases PPO and is only for experiments", gt=0, le=1)
     max_new_tokens: int = knob(96, "Longest answer, in tokens", basic=True, ge=1, le=32768)
     rollout_rows: int = knob(64, "Answers drawn side by side", ge=1, le=4096)
-    ppo_epochs: int = knob(1, "Passes over each batch of answers", ge=1, le=100)
-    mini_batches: int = knob(1, "Optimizer steps per pass", ge=1, le=1024)
-    kl_coef: float = knob(0.05, "Price of a nat of KL in reward points", basic=True, ge=0, le=100)
+    ppo_epochs: int = knob(2, "Passes over each batch of answers", ge=1, le=100)
+    mini_batches: int = knob(2, "Optimizer steps per pass", ge=1, le=1024)
+    kl_coef: float = knob(0.05, "Price of a nat of KL, in spreads of the reward at the start", basic=True, ge=0, le=100)
     kl_control: Literal["fixed", "adaptive"] = knob("fixed", "Keep the KL price, or steer KL towards kl_target")
-    kl_target: float = knob(6.0, "Nats per answer the adaptive control aims at (Ziegler et al. 2019)", gt=0)
-    kl_horizon: float = knob(10_000.0, "Answers over which the adaptive control reacts", gt=0)
+    kl_target: float = knob(8.0, "Nats per answer that learning_rate auto and kl_control adaptive aim at", gt=0)
+    kl_horizon: float = knob(500.0, "Answers over which the adaptive control reacts", gt=0)
     kl_budget: float = knob(20.0, "Stop and keep the best when the mean KL per answer passes this", gt=0)
     gamma: float = knob(1.0, "Discount of later rewards; without a critic there is none", ge=0, le=1)
     lam: float = knob(0.95, "Lambda of generalised advantage estimation, which takes a critic", ge=0, le=1)
     clip: float = knob(0.2, "Clip range of the probability ratio", gt=0, lt=1)
     critic: Literal["head", "adapter", "none"] = knob(
-        "head",
+        "none",
         "What learns the value: a head on the reward model's states, or an adapter (slower, more memory); with none, "
         "answers are compared with the others to their prompt (RLOO)",
     )
@@ -178,7 +184,9 @@ class PPOSettings(LoraSettings, OptimSettings):
     entropy_coef: float = knob(0.0, "Weight of an entropy bonus", ge=0, le=10)
     whiten_advantages: bool = knob(True, "Centre and scale the advantages of a batch; without a critic scale only")
     whiten_rewards: bool = knob(False, "Scale the rewards of a batch")
-    missing_eos_score: float = knob(-3.0, "Score of an answer that never ended, at most its own", ge=-1000, le=1000)
+    missing_eos_score: float = knob(
+        -2.0, "Most an answer that never ended scores, in spreads of the reward at the start", ge=-1000, le=1000
+    )
     adam_eps: float = knob(1e-5, "Epsilon of Adam", gt=0, le=1)
     eval_every: int = knob(10, "Steps between measurements on held-out prompts; the best policy is kept", ge=1)
     eval_prompts: int = knob(32, "Held-out prompts per measurement", ge=1)

@@ -23,7 +23,7 @@ from lorarlhf.train.rollout import Roles
 from lorarlhf.train.sft import SFTStage
 from lorarlhf.train.team import Team
 from lorarlhf.types import Demonstration, user
-from tests.test_reward import planted
+from tests.test_reward import planted, votes
 from tests.test_sft import noisy
 
 SMALL = {"batch_size": 4, "heldout_share": 0.4, "eval_every": 2, "learning_rate": 0.01, "micro_batch_tokens": 100}
@@ -51,7 +51,7 @@ class Notes:
         pass
 
 
-def like_short(rows, completions, budget):
+def like_short(rows, budget):
     """Reward few high tokens: any fixed function of the answer does."""
     for _ in budget.cut([row.length for row in rows]):
         pass
@@ -69,7 +69,7 @@ def reward(base: Base, **changes: Any) -> RewardStage:
     bank = AdapterBank(base)
     noisy(bank, "reward", head=True)
     settings = RewardSettings(**{**SMALL, "micro_batch_tokens": 130, "epochs": 3, **changes})
-    return RewardStage(Studio(base, bank, Team()), "reward", settings, planted(12))
+    return RewardStage(Studio(base, bank, Team()), "reward", settings, votes(planted(12)))
 
 
 def ppo(base: Base, **changes: Any) -> PPOStage:
@@ -80,7 +80,7 @@ def ppo(base: Base, **changes: Any) -> PPOStage:
     noisy(bank, "value", head=True, seed=2)
     settings = PPOSettings(
         **{**SMALL, "steps": 3, "value_warmup_steps": 1, "max_new_tokens": 5, "mini_batches": 2, "rollout_rows": 3}
-        | {"kl_control": "adaptive", **changes}
+        | {"kl_control": "adaptive", "critic": "head", "answers_per_prompt": 1, "ppo_epochs": 1, **changes}
     )
     return PPOStage(Studio(base, bank, Team()), Roles(), settings, like_short, PROMPTS)
 

@@ -228,10 +228,11 @@ def test_memory_running_out_halves_the_budget_and_repeats(base, make, tmp_path):
 @STAGES
 def test_below_one_row_the_run_stops_with_advice_and_stands_saved(base, make, tmp_path):
     with on_its_way(base, make, tmp_path, every=0) as loop:
-        before = {key: value.clone() for key, value in loop.stage.tensors().items()}
+        before = {}
         step = loop.stage.step
 
         def failing(index):
+            before.update({key: value.clone() for key, value in loop.stage.tensors().items()} if not before else {})
             step(index)  # all of it, its changes included
             raise exhausted()
 

@@ -24,7 +24,7 @@ from lorarlhf.train.sft import SFTStage
 from lorarlhf.train.team import Team
 from lorarlhf.types import Demonstration, user
 from tests.faulty import Notes
-from tests.test_reward import planted
+from tests.test_reward import planted, votes
 from tests.test_sft import noisy, tiny_base
 
 
@@ -36,8 +36,17 @@ class Counting:
     def __init__(self, total=6, eval_every=2, qualities=None, break_at=None, done_at=None):
         self.total, self.eval_every, self.qualities = total, eval_every, qualities
         self.break_at, self.done_at = break_at, done_at
-        self.number, self.steps = torch.zeros(()), []
+        self.number, self.steps, self.prepared = torch.zeros(()), [], 0
         self.budget, self.device = Budget(8), torch.device("cpu")
+
+    def prepare(self):
+        self.prepared += 1
+        return ["ready"] if self.says_ready else []
+
+    says_ready = False
+
+    def extend(self, step, losses):
+        return ""
 
     def step(self, index):
         if index == self.done_at:
@@ -53,7 +62,7 @@ class Counting:
         if self.qualities is None:
             return None
         quality = self.qualities[int(self.number)]
-        return Evaluation({"eval/quality": quality}, quality)
+        return Evaluation({"eval/quality": quality}, quality, [quality] * 10)
 
     def finish(self):
         return {"final": float(self.number)}
@@ -133,7 +142,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spoils_no_checkpoint(tmp_pat
 @pytest.mark.parametrize("every", [0, 2])
 def test_pausing_saves_and_going_on_makes_the_remaining_steps(tmp_path, every):
     qualities = {0: 0.1, 2: 0.9, 4: 0.3, 6: 0.5}
-    loop = loop_of(Counting(qualities=qualities), tmp_path, every=every, paused=pause_at(6))
+    loop = loop_of(Counting(qualities=qualities), tmp_path, every=every, paused=pause_at(7))
     with pytest.raises(RunPaused, match="paused after step 3 of 6"):
         loop.run()
     again = loop_of(Counting(qualities=qualities), tmp_path, every=every)
@@ -236,7 +245,7 @@ def sft_stage(studio):
 
 
 def reward_stage(studio):
-    return RewardStage(studio, "adapter", RewardSettings(**COMMON), planted(40))
+    return RewardStage(studio, "adapter", RewardSettings(**COMMON), votes(planted(40)))
 
 
 def driven(base, make, folder, paused=lambda: False, restore=False):

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from lorarlhf.data.pairs import Pair, pair_of, pairs_of, pairs_of_ranking
+from lorarlhf.data.pairs import Pair, pair_of, pairs_of_ranking, votes_of
 from lorarlhf.types import Comparison, Outcome, Ranking, user
 
 PROMPT = user("Say something.")
@@ -75,5 +75,8 @@ def test_a_ranking_with_a_missing_place_is_an_error():
 
 
 def test_votes_of_both_kinds_together():
-    pairs = pairs_of([vote(SKIP), vote(B)], [Ranking(PROMPT, ("p", "q"), (1, 2))])
-    assert [(p.chosen, p.rejected) for p in pairs] == [("second", "first"), ("p", "q")]
+    votes = votes_of([vote(SKIP), vote(B)], [Ranking(PROMPT, ("p", "q"), (1, 2)), Ranking(PROMPT, ("only",), (1,))])
+    assert [[(p.chosen, p.rejected) for p in vote.pairs] for vote in votes] == [[("second", "first")], [("p", "q")]]
+    (ranked,) = votes_of([], [Ranking(PROMPT, ("p", "q", "r"), (2, 1, 3))])
+    assert len(ranked.pairs) == 3
+    assert sorted(ranked.answers) == ["p", "q", "r"]  # each once

@@ -188,7 +188,7 @@ def test_pairs_that_share_their_prompt_are_within_an_eighth(
     bank = AdapterBank(base)
     bank.create("one", LoraSettings(rank=8), head=True)
     rows = [Row([50 + i % 4, *range(4, 43)], [5] * 24) for i in range(8)]
-    (seen,) = Cutting(4096).pair_passes([(Length(40, 24), Length(40, 24))] * 4)
+    (seen,) = Cutting(4096).vote_passes([(Length(40, 24), Length(40, 24))] * 4)
     assert seen == Pass(8, 64, 0, 4 * (40 + 24 + 24), ((8, 64),))
     for _ in range(2):
         with allocated(CPU) as learned, bank.activate("one"):

@@ -30,7 +30,7 @@ def base(tmp_path_factory):
     return load_base(LoadSettings(base=str(folder), bits=4, compute="fp32", device="cpu"))
 
 
-def like_short(rows, completions, budget):
+def like_short(rows, budget):
     """Reward few high tokens: any fixed function of the answer does."""
     return torch.tensor([-sum(t > 128 for t in row.response) / 4 for row in rows])
 
@@ -38,6 +38,7 @@ def like_short(rows, completions, budget):
 def make_stage(base, scorer=like_short, heldout=(), **changes) -> PPOStage:
     settings = PPOSettings(
         **{"batch_size": 8, "max_new_tokens": 8, "steps": 4, "value_warmup_steps": 0, "micro_batch_tokens": 64}
+        | {"learning_rate": 3e-4, "critic": "head", "answers_per_prompt": 1, "ppo_epochs": 1, "mini_batches": 1}
         | changes
     )
     bank = AdapterBank(base)
@@ -181,13 +182,14 @@ def test_a_policy_over_the_budget_is_never_the_best(base):
 
 
 def test_answers_that_never_ended_get_the_low_score(base):
-    stage = make_stage(base)
-    scorer = RewardScorer(stage.studio, "reward", PPOSettings(missing_eos_score=-7.0))
+    stage = make_stage(base, missing_eos_score=-7.0)
     rollout = stage.roll_out(0)
-    ended = scorer(rollout.rows, [Completion(c.tokens, c.text, True) for c in rollout.completions], stage.budget)
-    cut = scorer(rollout.rows, [Completion(c.tokens, c.text, False) for c in rollout.completions], stage.budget)
-    assert (ended > -7).all()
-    assert (cut == -7).all()
+    raw_B = torch.tensor([-sum(t > 128 for t in row.response) / 4 for row in rollout.rows])
+    assert stage.spread == pytest.approx(raw_B.std(unbiased=False).item())
+    ended_B = torch.tensor([c.ended for c in rollout.completions])
+    assert not ended_B.all()
+    torch.testing.assert_close(rollout.scores_B[ended_B], raw_B[ended_B])
+    torch.testing.assert_close(rollout.scores_B[~ended_B], raw_B[~ended_B].clamp_max(-7 * stage.spread))
     forget(stage)
 
 

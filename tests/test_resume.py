@@ -27,7 +27,7 @@ from tests import tiny
 from tests.warm import WarmCommand
 
 SFT = SFTSettings(
-    rank=2, alpha=4, heldout_share=0.2, batch_size=4, epochs=2, checkpoint_every=2, eval_every=3, micro_batch_tokens=128
+    learning_rate=5e-4, rank=2, alpha=4, heldout_share=0.2, batch_size=4, epochs=2, checkpoint_every=2, eval_every=3, micro_batch_tokens=128
 )
 
 
@@ -96,7 +96,7 @@ def test_a_setting_that_may_change_changes_the_steps_to_come(engine):
     run = paused(engine)
     step = engine.store.run(run).step
     assert engine.store.run(run).parents["computed"] == {"device": "cpu", "compute": "float32"}
-    with pytest.raises(RunDiffers, match=r"learning_rate 0\.0005 → 0\.1; accept .* --learning-rate 0\.1 --yes"):
+    with pytest.raises(RunDiffers, match=r"learning_rate 0.0005 → 0\.1; accept .* --learning-rate 0\.1 --yes"):
         resume(engine, run, {"learning_rate": 0.1})
     result = resume(engine, run, {"learning_rate": 0.1}, accept=True)
     assert result["metrics"] != whole["metrics"]

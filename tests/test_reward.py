@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lorarlhf.adapters import AdapterBank
-from lorarlhf.data.pairs import Pair, pairs_of
+from lorarlhf.data.pairs import Pair, Vote, votes_of
 from lorarlhf.errors import TrainingError
 from lorarlhf.settings import RewardSettings
 from lorarlhf.train.common import Studio
@@ -41,9 +41,17 @@ def studio(base):
         bank.delete(name)
 
 
+def votes(pairs) -> list[Vote]:
+    return [one if isinstance(one, Vote) else Vote((one,)) for one in pairs]
+
+
 def make(studio, pairs=MIXED, anchors=(), **settings) -> RewardStage:
     known = {"heldout_share": 0, "batch_size": 4, "learning_rate": 0.02}
-    return RewardStage(studio, "reward", RewardSettings(**known | settings), pairs, anchors)
+    return RewardStage(studio, "reward", RewardSettings(**known | settings), votes(pairs), anchors)
+
+
+def measure(stage) -> dict[str, float]:
+    return stage.evaluate().metrics
 
 
 def plain_scores(studio, prompt, *answers: str) -> list[torch.Tensor]:
@@ -131,9 +139,9 @@ def test_measures_by_hand(studio):
         Pair(user("d"), "c", "r"),
     ]
     stage = make(studio)
-    stage.heldout = [stage._encode(pair) for pair in held]
+    stage.heldout = [stage._encode(Vote((pair,))) for pair in held]
     stage.scores = lambda rows: torch.tensor([2.0, 1.0, 0.5, -1.0, 1.0, 0.0, -1.0, 0.0])
-    found = stage.measure()
+    found = measure(stage)
     cost = lambda x: math.log1p(math.exp(-x))  # noqa: E731
     # Δ = 1; 1.5 less the margin 0.5; tie at Δ = 1, weight ½; Δ = −1
     expected = (cost(1) + cost(1) + 0.5 * 0.5 * (cost(1) + cost(-1)) + cost(-1)) / 3.5
@@ -150,7 +158,7 @@ def test_measures_by_hand(studio):
 
 def test_the_best_adapter_is_right_most_often_not_least_sure(studio):
     stage = make(studio)
-    stage.heldout = [stage._encode(Pair(user(name), "c", "r")) for name in "abcde"]
+    stage.heldout = [stage._encode(Vote((Pair(user(name), "c", "r"),))) for name in "abcde"]
 
     def judged(*differences):
         stage.scores = lambda rows: torch.tensor([x for d in differences for x in (d, 0.0)])
@@ -168,7 +176,7 @@ def test_the_best_adapter_is_right_most_often_not_least_sure(studio):
 
 def test_scores_stand_in_the_order_of_the_rows(studio):
     stage = make(studio, micro_batch_tokens=16)
-    rows = [row for p in stage.pairs for row in (p.chosen, p.rejected)]
+    rows = [row for vote in stage.votes for row in vote.rows]
     with studio.bank.activate("reward"), torch.no_grad():
         expected = torch.stack([s for p in MIXED for s in plain_scores(studio, p.prompt, p.chosen, p.rejected)])
     torch.testing.assert_close(stage.scores(rows), expected, rtol=1e-4, atol=1e-4)
@@ -179,7 +187,7 @@ def test_scores_stand_in_the_order_of_the_rows(studio):
 def test_centring_makes_the_anchors_average_zero_and_keeps_the_order(studio, anchored):
     anchors = [Demonstration(user(f"q{i}"), "an answer") for i in range(3)] if anchored else []
     stage = make(studio, anchors=anchors)
-    clear = [p.chosen for p in stage.pairs if not p.pair.tie]
+    clear = [vote.rows[0] for vote in stage.votes if vote.vote.clear]
     before = stage.scores(clear)
     shift = stage.finish()["score/shift"]
     assert abs(shift) > 0.01
@@ -206,10 +214,10 @@ def test_a_planted_preference_is_learned_for_prompts_never_seen(studio):
     pairs = planted(80)
     assert 8 < sum(is_heldout(p.prompt, 0.3) for p in pairs) < 40
     stage = make(studio, pairs, heldout_share=0.3, batch_size=16, epochs=6, learning_rate=0.01)
-    before = stage.measure()["eval/accuracy"]
+    before = measure(stage)["eval/accuracy"]
     for index in range(stage.total):
         stage.step(index)
-    after = stage.measure()
+    after = measure(stage)
     assert before < 0.9
     assert after["eval/accuracy"] > 0.95
     assert after["eval/accuracy_low"] > 0.7
@@ -219,7 +227,7 @@ def test_a_ranking_weighs_as_one_vote_in_the_gradient(studio):
     """The gradient of a ranking of three is the mean over its three pairs."""
     ranking = Ranking(user("rank"), ("best", "middle", "last"), (1, 2, 3))
     vote = Pair(user("vote"), "good", "bad one")
-    _, found = captured(make(studio, [vote, *pairs_of([], [ranking])]))
+    _, found = captured(make(studio, [vote, *votes_of([], [ranking])]))
     with studio.bank.activate("reward"):
         scores = plain_scores(studio, ranking.prompt, *ranking.completions)
         couples = [(0, 1), (0, 2), (1, 2)]

@@ -33,7 +33,7 @@ def reinforce(stage: PPOStage, rollout, each: int) -> list[torch.Tensor]:
     counts = [len(row.response) for row in rollout.rows]
     apart = rollout.logprobs_BR - rollout.ref_logprobs_BR
     earned = [
-        float(score) - price * float(apart[b, : counts[b]].sum()) for b, score in enumerate(rollout.scores_B.tolist())
+        float(score) / stage.spread - price * float(apart[b, : counts[b]].sum()) for b, score in enumerate(rollout.scores_B.tolist())
     ]
     with bank.activate("policy"):
         for b, row in enumerate(rollout.rows):
@@ -139,12 +139,12 @@ def test_it_comes_near_the_closed_form_of_a_one_token_task():
     ("changes", "said"),
     [
         (
-            {"critic": "none"},
+            {"critic": "none", "answers_per_prompt": 1},
             "critic = none compares answers to one prompt: set answers_per_prompt to 2 or more, say 4",
         ),
         ({**NONE, "batch_size": 30}, "batch_size 30 must be a multiple of answers_per_prompt 4"),
-        ({"answers_per_prompt": 3}, "batch_size 32 must be a multiple of answers_per_prompt 3"),
-        ({"steps": 5}, r"steps = 5: the first 5 \(value_warmup_steps\) train no policy"),
+        ({"answers_per_prompt": 3}, "batch_size 64 must be a multiple of answers_per_prompt 3"),
+        ({"steps": 5, "critic": "head"}, r"steps = 5: the first 5 \(value_warmup_steps\) train no policy"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_in_a_line(changes, said):

@@ -17,7 +17,7 @@ from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.sft import SFTStage
 from lorarlhf.train.team import Team
 from tests import tiny
-from tests.test_reward import MIXED
+from tests.test_reward import MIXED, votes
 from tests.test_sft import DEMONSTRATIONS, noisy
 from tests.warm import Warm
 
@@ -42,8 +42,8 @@ def work(folder: Path) -> dict[str, torch.Tensor]:
     for size in (3, 1):
         sft = SFTStage(studio, "sft", SFTSettings(**COMMON, batch_size=size), DEMONSTRATIONS)
         sft.heldout = sft.rows[:size]
-        reward = RewardStage(studio, "reward", RewardSettings(**COMMON, batch_size=size), MIXED)
-        reward.heldout = reward.pairs[:size]
+        reward = RewardStage(studio, "reward", RewardSettings(**COMMON, batch_size=size), votes(MIXED))
+        reward.heldout = reward.votes[:size]
         for name, stage in (("sft", sft), ("reward", reward)):
             numbers = [n for i in range(2) for n in stage.step(i).values()]
             numbers += [*stage.evaluate().metrics.values(), *stage.finish().values()]

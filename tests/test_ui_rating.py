@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lorarlhf.data.pairs import pairs_of
+from lorarlhf.data.pairs import pairs_of_ranking
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import DataError, SettingsError, StoreError
 from lorarlhf.settings import LoadSettings, SamplingSettings
@@ -85,9 +85,9 @@ def test_a_written_answer_is_worth_imitating_and_beats_both(better, order):
     demonstration, ranking = sheet.written(" mine ", 0, better, About())
     assert demonstration.response == "mine"
     assert ranking.origin.adapters == (PERSON, "right-1", "left-1")
-    chosen = [(pair.chosen, pair.rejected) for pair in pairs_of([], [ranking])]
+    chosen = [(pair.chosen, pair.rejected) for pair in pairs_of_ranking(ranking)]
     assert chosen == [(order[0], sheet.placed[0]), (order[0], sheet.placed[1]), (order[1], order[2])]
-    assert sum(pair.weight for pair in pairs_of([], [ranking])) == pytest.approx(1)
+    assert sum(pair.weight for pair in pairs_of_ranking(ranking)) == pytest.approx(1)
     assert Sheet.of_ranking(ranking).placed == sheet.placed
     assert Sheet.of_ranking(ranking).sources == ["right-1", "left-1"]
     for text in ("", " A? "):

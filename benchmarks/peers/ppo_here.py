@@ -63,7 +63,7 @@ def make_stage(work: Work, steps: int, budget: int, critic: str) -> PPOStage:
     )
     studio = Studio(base, bank, Team(base.device))
     roles = Roles(reference=None, value="reward")
-    return PPOStage(studio, roles, settings, RewardScorer(studio, "reward", settings), work.prompts)
+    return PPOStage(studio, roles, settings, RewardScorer(studio, "reward"), work.prompts)
 
 
 @contextmanager

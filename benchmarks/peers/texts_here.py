@@ -12,7 +12,7 @@ from benchmarks.peers.texts import LORA, SEED, TextWork, head_weight
 from benchmarks.peers.workloads import BATCH, LEARNING_RATE, Meter
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
-from lorarlhf.data.pairs import Pair
+from lorarlhf.data.pairs import Pair, Vote
 from lorarlhf.data.tokens import Row
 from lorarlhf.hardware import release_memory
 from lorarlhf.settings import LoadSettings, LoraSettings, RewardSettings, SFTSettings
@@ -57,7 +57,7 @@ def make_stage(work: TextWork, steps: int, budget: int, device: str = "cpu") -> 
         return SFTStage(studio, "trained", SFTSettings(**common), said)
     with torch.no_grad():
         bank.heads["trained"].weight.copy_(head_weight(base.hidden_size))
-    votes = [Pair(user(row.prompt), row.chosen, row.rejected) for row in work.rows]
+    votes = [Vote((Pair(user(row.prompt), row.chosen, row.rejected),)) for row in work.rows]
     return RewardStage(studio, "trained", RewardSettings(**common), votes)
 
 
@@ -65,7 +65,7 @@ def token_rows(stage: SFTStage | RewardStage) -> list[tuple[Row, ...]]:
     """List the sequences of each example: one, or the two of a pair."""
     if isinstance(stage, SFTStage):
         return [(row,) for row in stage.rows]
-    return [(pair.chosen, pair.rejected) for pair in stage.pairs]
+    return [tuple(vote.rows) for vote in stage.votes]
 
 
 def _tokens(stage: SFTStage | RewardStage, batch: list[int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
@@ -17,3 +18,18 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
     middle = (share + z**2 / (2 * trials)) / denominator
     half = z / denominator * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+FEWEST, ERRORS = 8, 2.0
+"""Pairs below which a difference proves nothing, and the standard errors it must be away from 0."""
+
+
+def clearly_less(some: Sequence[float], others: Sequence[float], errors: float = ERRORS) -> bool:
+    """Tell whether `some` are less than `others` on average by more than chance explains; both in the same order."""
+    differences = [a - b for a, b in zip(some, others, strict=True)]
+    count = len(differences)
+    if count < FEWEST:
+        return False
+    mean = sum(differences) / count
+    variance = sum((d - mean) ** 2 for d in differences) / (count - 1)
+    return mean < 0 and mean < -errors * math.sqrt(variance / count)

@@ -71,9 +71,9 @@ def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def pair_tokens(lengths: Sequence[int], shared: int, *, padded: bool = False) -> int:
-    """Count the tokens of a pair of rows with a prompt of `shared` tokens in common, computed once unless padded."""
-    return 2 * max(lengths) if padded else sum(lengths) - shared
+def vote_tokens(lengths: Sequence[int], shared: int, *, padded: bool = False) -> int:
+    """Count the tokens of rows with a prompt of `shared` tokens in common, computed once unless padded."""
+    return len(lengths) * max(lengths) if padded else sum(lengths) - (len(lengths) - 1) * shared
 
 
 @dataclass
@@ -132,6 +132,11 @@ class Budget:
 def practised_on(imported: Iterable[Prompt], said: Iterable[Prompt]) -> list[Prompt]:
     """Choose what PPO practises on: the imported prompts, else those that something was said about; each once."""
     return list({prompt_key(prompt): prompt for prompt in list(imported) or said}.values())
+
+
+def measured_every(asked: int, total: int) -> int:
+    """Return the steps between measurements: as asked, or where 0 is asked so that a run has eight of them."""
+    return asked or max(1, math.ceil(total / 8))
 
 
 def steps_of(epochs: float, batch_size: int, length: int) -> int:

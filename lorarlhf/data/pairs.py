@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
@@ -21,6 +22,28 @@ class Pair(NamedTuple):
     weight: float = 1.0
     criteria: tuple[tuple[str, Outcome], ...] = ()
     """Per criterion: A where the chosen answer was better on it, B where the rejected one was."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What a person said once: a comparison is one pair, a ranking all pairs of its answers."""
+
+    pairs: tuple[Pair, ...]
+
+    @property
+    def prompt(self) -> Prompt:
+        """The conversation it is about."""
+        return self.pairs[0].prompt
+
+    @property
+    def answers(self) -> list[str]:
+        """Every answer once."""
+        return list(dict.fromkeys(text for pair in self.pairs for text in (pair.chosen, pair.rejected)))
+
+    @property
+    def clear(self) -> bool:
+        """Whether any answer was preferred to another."""
+        return any(not pair.tie for pair in self.pairs)
 
 
 def pair_of(comparison: Comparison) -> Pair | None:
@@ -55,7 +78,8 @@ def pairs_of_ranking(ranking: Ranking) -> list[Pair]:
     return pairs
 
 
-def pairs_of(comparisons: Iterable[Comparison], rankings: Iterable[Ranking] = ()) -> list[Pair]:
-    """Turn votes of both kinds into pairs."""
-    single = [pair for pair in map(pair_of, comparisons) if pair is not None]
-    return single + [pair for ranking in rankings for pair in pairs_of_ranking(ranking)]
+def votes_of(comparisons: Iterable[Comparison], rankings: Iterable[Ranking] = ()) -> list[Vote]:
+    """Turn comparisons (but skips) and rankings into votes."""
+    single = [Vote((pair,)) for pair in map(pair_of, comparisons) if pair is not None]
+    ranked = [Vote(tuple(pairs_of_ranking(ranking))) for ranking in rankings]
+    return single + [vote for vote in ranked if vote.pairs]

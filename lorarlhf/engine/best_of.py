@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from lorarlhf.data.tokens import Row
 from lorarlhf.engine.answering import (
     Count,
     Known,
@@ -29,6 +28,7 @@ from lorarlhf.errors import AdapterError
 from lorarlhf.evaluate.bestof import best_of_key
 from lorarlhf.evaluate.health import judge_of
 from lorarlhf.library import BARE
+from lorarlhf.sampling import scored_row
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.types import Prompt, prompt_key
 
@@ -99,14 +99,16 @@ def _scored(
 ) -> list[dict[str, Any]]:
     """Add to each prompt's answers what the reward model and the heads say of them, by the votes there are now."""
     encoded = [asked_ids(engine, prompt, sampling) for prompt in asked]
-    rows = [Row(ids, tokens) for ids, row in zip(encoded, kept, strict=True) for tokens in row["answers"]]
+    base, stop = engine.base, sampling.stop
+    drawn = [(ids, tokens) for ids, row in zip(encoded, kept, strict=True) for tokens in row["answers"]]
+    rows = [scored_row(base, ids, tokens, stop) for ids, tokens in drawn]
     scores, said = heads.score(engine, rows, count.budget)
     count.add(len(rows))
     ended = [one for row in kept for one in row["ended"]]
-    unended = PPOSettings().missing_eos_score  # as PPO would count them
+    unended = PPOSettings().missing_eos_score * heads.spread  # as PPO would count them
     own = [counted(score, end, unended) for score, end in zip(scores, ended, strict=True)]
     least = [counted(min(some, default=0.0), end, unended) for some, end in zip(said, ended, strict=True)]
-    lengths = [len(row.response) for row in rows]
+    lengths = [len(tokens) for _, tokens in drawn]
     n = len(rows) // len(asked)
     parts = [slice(i, i + n) for i in range(0, len(rows), n)]
     return [

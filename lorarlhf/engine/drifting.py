@@ -38,6 +38,7 @@ from lorarlhf.evaluate.questions import QUESTIONS, TEXT
 from lorarlhf.evaluate.repetition import repeated_share
 from lorarlhf.forward import context_of
 from lorarlhf.library import BARE, SavedAdapter, list_saved
+from lorarlhf.sampling import scored_row
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.rollout import token_stats
 from lorarlhf.types import Prompt, prompt_key, user
@@ -68,7 +69,9 @@ class Subject:
     @property
     def unended(self) -> float:
         """What an answer that never ended scores at most."""
-        return float(self.saved.card.get("settings", {}).get("missing_eos_score", PPOSettings().missing_eos_score))
+        in_spreads = self.saved.card.get("settings", {}).get("missing_eos_score", PPOSettings().missing_eos_score)
+        # Policies made before the score was counted in spreads have none on their card.
+        return float(in_spreads) * float(self.saved.card.get("metrics", {}).get("reward/spread", 1.0))
 
 
 def judge_policy(
@@ -191,7 +194,10 @@ def _scored(
 ) -> list[dict[str, Any]]:
     """Add to each answer what the reward model and the heads say of it, by the votes there are now."""
     asked = zip(subject.prompts, answers, strict=True)
-    rows = [Row(asked_ids(engine, prompt, subject.sampling), answer["tokens"]) for prompt, answer in asked]
+    rows = [
+        scored_row(engine.base, asked_ids(engine, prompt, subject.sampling), answer["tokens"], subject.sampling.stop)
+        for prompt, answer in asked
+    ]
     scores, said = heads.score(engine, rows, count.budget) if heads else ([], [[] for _ in rows])
     count.add(len(rows))
     return [

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorarlhf.data.chat import encode_prompt
 from lorarlhf.data.cutting import ANCHORS, practised_on
-from lorarlhf.data.pairs import pairs_of
+from lorarlhf.data.pairs import votes_of
 from lorarlhf.engine.core import Engine
 from lorarlhf.errors import AdapterError
 from lorarlhf.forward import context_of
@@ -57,8 +57,8 @@ def _sft(engine: Engine, settings: SFTSettings, parents: Parents, rows: dict[str
 
 def _reward(engine: Engine, settings: RewardSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:
     _start(engine, "reward", parents["parent"], settings, settings.seed, head=True)
-    pairs = pairs_of(rows["comparisons"], rows["rankings"])
-    return RewardStage(engine.studio, "reward", settings, pairs, rows["demonstrations"][:ANCHORS])
+    votes = votes_of(rows["comparisons"], rows["rankings"])
+    return RewardStage(engine.studio, "reward", settings, votes, rows["demonstrations"][:ANCHORS])
 
 
 def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:
@@ -75,7 +75,7 @@ def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str
     if settings.critic == "adapter":
         bank.copy("reward", roles.value)
     train, heldout = split_by_prompt(_prompts(rows), settings.heldout_share)
-    scorer = RewardScorer(engine.studio, "reward", settings)
+    scorer = RewardScorer(engine.studio, "reward")
     room = max(1, min(settings.max_length, context_of(engine.base)) - settings.max_new_tokens)
 
     def encoded(prompts: list[_Prompt]) -> list[list[int]]:

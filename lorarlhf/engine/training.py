@@ -212,7 +212,7 @@ def _drive(
                 engine.store.set_status(run, "running")
         metrics = loop.run()
         if loop.best.adapter:
-            metrics["run/best_step"] = float(loop.best.step)
+            metrics["run/best_step"] = float(loop.kept_step)
         adapter = request.adapter
         if team.is_main:
             adapter = _keep_adapter(engine, run, request, stage, loop.next_step, metrics)

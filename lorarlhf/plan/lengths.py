@@ -8,7 +8,7 @@ from typing import Any
 
 from lorarlhf.data.chat import encode_prompt, encode_response
 from lorarlhf.data.cutting import ANCHORS, practised_on
-from lorarlhf.data.pairs import Pair, pairs_of
+from lorarlhf.data.pairs import Vote, votes_of
 from lorarlhf.plan.work import Data, Example, Length, assumed
 from lorarlhf.settings import OptimSettings, PPOSettings, Settings
 from lorarlhf.store import Store
@@ -50,21 +50,21 @@ def data_of(store: Store, stage: str, settings: Settings, count: Count) -> Data:
     demonstrations = [row.value for row in store.demonstrations()]
     if isinstance(settings, PPOSettings):
         left = max(1, room - settings.max_new_tokens)
-        votes = [row.value.prompt for row in store.lessons("ppo")]
-        votes += [row.value.prompt for row in store.rankings()]
-        said = [*votes, *(demonstration.prompt for demonstration in demonstrations)]
+        said = [row.value.prompt for row in store.lessons("ppo")]
+        said += [row.value.prompt for row in store.rankings()]
+        said = [*said, *(demonstration.prompt for demonstration in demonstrations)]
         prompts = practised_on((row.value for row in store.prompts()), said)
         data = _measured(prompts, heldout, lambda prompt: (count(prompt, None, left),), lambda prompt: prompt)
         data = replace(data, drawn=_drawn(store, count, settings.max_new_tokens))
     elif stage == "sft":
         data = _measured(demonstrations, heldout, lambda d: (count(d.prompt, d.response, room),), lambda d: d.prompt)
     else:
-        pairs = pairs_of((r.value for r in store.lessons("reward")), (r.value for r in store.rankings()))
+        votes = votes_of((r.value for r in store.lessons("reward")), (r.value for r in store.rankings()))
 
-        def both(pair: Pair) -> Example:
-            return count(pair.prompt, pair.chosen, room), count(pair.prompt, pair.rejected, room)
+        def answers(vote: Vote) -> Example:
+            return tuple(count(vote.prompt, text, room) for text in vote.answers)
 
-        data = _measured(pairs, heldout, both, lambda pair: pair.prompt)
+        data = _measured(votes, heldout, answers, lambda vote: vote.prompt)
         data = replace(data, anchors=min(ANCHORS, len(demonstrations)))
     if data.train:
         return data

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lorarlhf.data.cutting import like_lengths, micro_batches, pair_tokens, steps_of
+from lorarlhf.data.cutting import like_lengths, measured_every, micro_batches, steps_of, vote_tokens
 from lorarlhf.plan.memory import Demand, Drawing, Pass
 from lorarlhf.settings import OptimSettings, PPOSettings, RewardSettings, Settings, SFTSettings
 
@@ -36,7 +36,7 @@ class Length(NamedTuple):
 
 
 Example = tuple[Length, ...]
-"""A demonstration has one row, a pair two, a prompt one without an answer."""
+"""A demonstration has one row, a vote one for each answer, a prompt one without an answer."""
 
 
 @dataclass(frozen=True)
@@ -193,14 +193,11 @@ class Cutting(NamedTuple):
             found.append(self.one_pass([tuple(some) for some in together.values()], logits=logits))
         return found
 
-    def pair_passes(self, pairs: Sequence[Example]) -> list[Pass]:
-        """Cut pairs into micro-batches: both answers of a pair share one, and their prompt where it is as long."""
-        sizes = []
-        for chosen, rejected in pairs:
-            shared = chosen.prompt if chosen.prompt == rejected.prompt else 0
-            sizes.append(pair_tokens((chosen.total, rejected.total), shared, padded=self.padded))
+    def vote_passes(self, votes: Sequence[Example]) -> list[Pass]:
+        """Cut votes into micro-batches: the answers of a vote share one, and their prompt."""
+        sizes = [vote_tokens([row.total for row in vote], vote[0].prompt, padded=self.padded) for vote in votes]
         groups = micro_batches(sizes, self.budget, padded=self.padded)
-        return [self.one_pass([pairs[i] for i in group], logits=False) for group in groups]
+        return [self.one_pass([votes[i] for i in group], logits=False) for group in groups]
 
     def one_pass(self, examples: Sequence[Example], *, logits: bool) -> Pass:
         """Put the rows of examples into one pass; those of an example share their prompt where it is as long."""
@@ -243,18 +240,18 @@ def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles
     per_step = []
     for step in range(sampled):
         chosen = [data.train[i] for i in cut.batch_of(step, size, len(data.train), s.seed)]
-        per_step.append(cut.pair_passes(chosen) if pairs else cut.passes(chosen, logits=True))
+        per_step.append(cut.vote_passes(chosen) if pairs else cut.passes(chosen, logits=True))
     every = [p for found in per_step for p in found]
     held = cut.passes(data.heldout, logits=not pairs)
     measured = scoring(held).repeated(data.share)
     efforts = {
         "learn": learning(every).repeated(steps / sampled).plus(Effort(updates=steps)),
-        "measure": measured.repeated(_measurements(steps, s.eval_every) + 1 if data.heldout else 0),
+        "measure": measured.repeated(_measurements(steps, measured_every(s.eval_every, steps)) + 1 if data.heldout else 0),
         "write": Effort(writes=_writes(steps, s.checkpoint_every)),
     }
     scored = list(held)
     if pairs and isinstance(s, RewardSettings) and s.center:
-        anchors = cut.passes([pair[:1] for pair in data.train][: data.anchors or None], logits=False)
+        anchors = cut.passes([vote[:1] for vote in data.train][: data.anchors or None], logits=False)
         times = 1.0 if data.anchors else data.share
         efforts["measure"] = efforts["measure"].plus(scoring(anchors).repeated(times))
         scored += anchors

@@ -84,7 +84,7 @@ class AdapterCritic:
 
 
 class HeadCritic:
-    """The head of a frozen adapter, and a correction with one hidden layer that starts at 0; both learn."""
+    """A linear head on the states of a frozen adapter, and a correction with one hidden layer; both start at 0."""
 
     adapter = None
 
@@ -97,7 +97,9 @@ class HeadCritic:
             correction, head = nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), last), nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        head.load_state_dict(studio.bank.heads[source].state_dict())
+        # Not the reward's own head: that was trained at the ends of answers, and elsewhere says nothing of the value.
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
         self.network = nn.ModuleDict({"head": head, "correction": correction}).to(device)
 
     def look(self, rows: Sequence[Row], budget: Budget) -> Seen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lorarlhf.algo.intervals import clearly_less
 from lorarlhf.data.cutting import Budget
 from lorarlhf.errors import LoraRlhfError, RunPaused, StoreError, TrainingError
 from lorarlhf.files import folder_bytes, size
@@ -42,7 +43,9 @@ class Evaluation(NamedTuple):
 
     metrics: Metrics
     quality: float
-    """What the best adapter is chosen by; higher is better."""
+    """What the best adapter is chosen by; higher is better. −∞: not to be kept."""
+    each: Sequence[float] = ()
+    """The quality of each example it is the mean of, for paired comparisons; same examples in the same order."""
     answers: Rollout | None = None
     """What was drawn to measure it, if anything was."""
 
@@ -69,8 +72,14 @@ class Stage(Protocol):
     def device(self) -> torch.device:
         """Where it computes."""
 
+    def prepare(self) -> list[str]:
+        """Do what comes once, before the first step → what a person should know of it, in words."""
+
     def step(self, index: int) -> Metrics:
         """Make one optimizer step."""
+
+    def extend(self, step: int, losses: list[float]) -> str:
+        """Make `total` larger where the losses of the examples after `step` ask for it → that, in words."""
 
     def evaluate(self) -> Evaluation | None:
         """Measure on held-out prompts; None when there are none."""
@@ -118,11 +127,21 @@ class Journal(Protocol):
 
 @dataclass
 class Best:
-    """The best adapter so far."""
+    """The adapter with the best measurement so far."""
 
     quality: float = -math.inf
     step: int = -1
+    each: list[float] = field(default_factory=list)
     adapter: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Latest:
+    """The latest measurement."""
+
+    quality: float = -math.inf
+    step: int = -1
+    each: list[float] = field(default_factory=list)
 
 
 class _PauseAsked(Exception):  # noqa: N818 - not an error
@@ -161,11 +180,14 @@ class Loop:
     on_saved: Callable[[int], object] = lambda step: None
     """Told, by the main process, after which step the weights that are in memory are worth keeping by themselves."""
     best: Best = field(default_factory=Best)
+    latest: Latest = field(default_factory=Latest)
     next_step: int = 0
     measured: int = -1
     """The latest step that was measured on held-out prompts."""
     ended: bool = False
     """Whether the stage has reached its end early."""
+    prepared: bool = False
+    """Whether what comes before the first step is done."""
 
     def __post_init__(self) -> None:
         self._earlier: Moment | None = None
@@ -181,6 +203,7 @@ class Loop:
         self.stage.budget.breathe = self._breathe
         # Whoever reads the rows later can tell how far it is.
         self.journal.metrics(0, {"run/steps": float(self.stage.total)})
+        self._prepare()
         self._measure()
         while not self.ended and self.next_step < self.stage.total:
             metrics = self._step() | self._measure()
@@ -194,10 +217,43 @@ class Loop:
         except _NotANumber as error:
             self._leave_spoilt(error)
         if self.best.adapter:
-            kept = "before training, because no later step was better" if self.best.step == 0 else "the best"
-            self.journal.event(self.next_step, f"kept the adapter of step {self.best.step}, {kept} on held-out prompts")
+            self.journal.event(self.next_step, self._why_kept())
         # Not a measurement of the last step, so no row: it is the run's result.
         return metrics
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose adapter the run keeps.
+
+        The last stands unless an earlier one is better on held-out examples by more than chance explains: picking the
+        best of several noisy measurements would often pick an adapter that has learned less.
+        """
+        last = self.latest
+        stands = not self.ended and last.step == self.next_step and last.quality > -math.inf
+        if not self.best.adapter or (stands and not clearly_less(last.each, self.best.each)):
+            return self.next_step
+        return self.best.step
+
+    def _why_kept(self) -> str:
+        kept, count = self.kept_step, len(self.best.each)
+        if kept == self.best.step == self.next_step:
+            why = "the best on held-out prompts"
+        elif kept == self.next_step:
+            why = f"the last: step {self.best.step} was not better by more than chance explains on {count} held-out examples"
+        elif kept == 0:
+            why = "before training, because no later step was better on held-out prompts"
+        else:
+            why = "the best on held-out prompts"
+        return f"kept the adapter of step {kept}, {why}"
+
+    def _prepare(self) -> None:
+        """Let the stage prepare, unless the run goes on from a checkpoint made later."""
+        if self.next_step or self.prepared:
+            return
+        said = self._whole("the preparation", self.stage.prepare)
+        self.prepared = True
+        for text in said:
+            self.journal.event(0, text)
 
     def _step(self) -> Metrics:
         began = time.perf_counter()
@@ -256,8 +312,14 @@ class Loop:
         self.journal.metrics(step, evaluation.metrics)
         if evaluation.answers is not None:
             self.journal.heldout(step, evaluation.answers)
-        if evaluation.quality > self.best.quality:
-            self.best = Best(evaluation.quality, step, _copied(self.stage.adapter()))
+        each = list(evaluation.each)
+        self.latest = Latest(evaluation.quality, step, each)
+        # The first counts whatever it is: a parent that must not be kept is better than what went further.
+        if evaluation.quality > self.best.quality or not self.best.adapter:
+            self.best = Best(evaluation.quality, step, each, _copied(self.stage.adapter()))
+        if more := self.stage.extend(step, [-quality for quality in each]):
+            self.journal.event(step, more)
+            self.journal.metrics(0, {"run/steps": float(self.stage.total)})
         return evaluation.metrics
 
     def _keep_last(self) -> None:
@@ -265,11 +327,11 @@ class Loop:
         if not (self.checkpoint_every and self.team.is_main and self.best.adapter) or self.ended:
             return
         sound = all(bool(torch.isfinite(tensor).all()) for tensor in self.stage.adapter().values())
-        if self.best.step != self.next_step and sound:
+        if self.kept_step != self.next_step and sound:
             self.on_saved(self.next_step)
 
     def _finish(self) -> Metrics:
-        if self.best.adapter:
+        if self.kept_step != self.next_step or self.ended:
             self.stage.load_adapter(self.best.adapter)
         metrics = self.stage.finish()
         # Where nothing is held out nobody has looked at the last step's weights yet.
@@ -358,11 +420,13 @@ class Loop:
         if not self.team.is_main:
             return
         tensors = prefixed("stage", self.stage.tensors()) | prefixed("best", self.best.adapter)
-        quality = self.best.quality if self.best.adapter else None
+        quality = _finite(self.best.quality)
         state = {
             "stage": self.stage.state(),
-            "best": {"quality": quality, "step": self.best.step},
+            "best": {"quality": quality, "step": self.best.step, "each": self.best.each},
+            "latest": {"quality": _finite(self.latest.quality), "step": self.latest.step, "each": self.latest.each},
             "measured": self.measured,
+            "prepared": self.prepared,
             "ended": self.ended,
             "budget": {"asked": self._asked, "now": [self.stage.budget.tokens, self.stage.budget.rows]},
         }
@@ -384,17 +448,28 @@ class Loop:
             return
         self.next_step, tensors, state = checkpoint
         try:
-            self.measured, self.ended = state["measured"], state["ended"]
+            self.measured, self.ended, self.prepared = state["measured"], state["ended"], state["prepared"]
             if state["budget"]["asked"] == self._asked:
                 self.stage.budget.tokens, self.stage.budget.rows = state["budget"]["now"]
             self.stage.load_tensors(under("stage", tensors))
             self.stage.load_state(state["stage"])
-            if state["best"]["quality"] is not None:
-                self.best = Best(state["best"]["quality"], state["best"]["step"], under("best", tensors))
+            best, latest, adapter = state["best"], state["latest"], under("best", tensors)
+            if adapter:
+                self.best = Best(_number(best["quality"]), best["step"], best["each"], adapter)
+            self.latest = Latest(_number(latest["quality"]), latest["step"], latest["each"])
         except (KeyError, TypeError):
             raise TrainingError(
                 f"run {self.folder.name} was saved by another version of lorarlhf; go on with that one"
             ) from None
+
+
+def _finite(quality: float) -> float | None:
+    """Write −∞ as JSON can hold it."""
+    return quality if math.isfinite(quality) else None
+
+
+def _number(quality: float | None) -> float:
+    return -math.inf if quality is None else quality
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,17 @@ from lorarlhf.settings import OptimSettings
 from lorarlhf.train.team import Team
 
 
-class Group(NamedTuple):
+@dataclass
+class Group:
     """Parameters that share a learning rate and a gradient norm."""
 
     name: str
     parameters: list[nn.Parameter]
     learning_rate: float
+    first_step: int = 0
+    """The step of its first update; its warm-up and decay are counted from there."""
+    scheduled: bool = True
+    """Whether the learning rate follows the schedule; a steered one changes by itself."""
 
 
 def rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
@@ -54,10 +59,9 @@ class Optimizer:
 
         `only` updates the one group of that name and drops the gradients of the others.
         """
-        factor = rate_factor(index, total, self.settings.warmup, self.settings.schedule)
         metrics = {}
         for group, slot in zip(self.groups, self._adam.param_groups, strict=True):
-            slot["lr"] = group.learning_rate * factor
+            slot["lr"] = group.learning_rate * self._factor(group, index, total)
             metrics[f"lr/{group.name}"] = slot["lr"]
             if only not in (None, group.name):
                 self._forget(group)
@@ -69,6 +73,12 @@ class Optimizer:
         for group in self.groups:
             self._forget(group)
         return metrics
+
+    def _factor(self, group: Group, index: int, total: int) -> float:
+        if not group.scheduled or index < group.first_step:
+            return 1.0
+        steps = total - group.first_step
+        return rate_factor(index - group.first_step, steps, self.settings.warmup, self.settings.schedule)
 
     def _forget(self, group: Group) -> None:
         for parameter in group.parameters:

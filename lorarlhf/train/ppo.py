@@ -24,14 +24,14 @@ rate instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorarlhf.algo.gae import Advantages, gae, leave_one_out, token_rewards
-from lorarlhf.algo.kl import AdaptiveKL, FixedKL, KLController, approx_kl
+from lorarlhf.algo.kl import AdaptiveKL, FixedKL, KLController, approx_kl, k3
 from lorarlhf.algo.losses import ppo_policy, ppo_value
 from lorarlhf.algo.statistics import center_and_scale, explained_variance, masked_mean, scale_only
 from lorarlhf.data.cutting import Budget
@@ -40,16 +40,22 @@ from lorarlhf.forward import Batch, batches, response_logprobs
 from lorarlhf.settings import PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio, prefixed, under
 from lorarlhf.train.critic import AdapterCritic, Critic, HeadCritic
-from lorarlhf.train.health import Health
+from lorarlhf.train.health import SAME_SCORE, Health
 from lorarlhf.train.loop import Evaluation, Metrics, StageDone
 from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.train.order import batch_at, walk_at
-from lorarlhf.train.rollout import Roles, Rollout, Scorer, roll_out
+from lorarlhf.train.pace import CHANGE, TOKEN_KL, Pace
+from lorarlhf.train.rates import suggested_rate
+from lorarlhf.train.rollout import Roles, Rollout, Scorer, roll_out, token_stats
 
 OnSamples = Callable[[int, Rollout], None]
 
 START_KL, START_RATIO = 0.5, 0.1
 """Before the first update the policy is the reference: KL per answer and mean |ratio − 1| beyond these are a bug."""
+FIRST_RATE = 0.3
+"""Share of the rate suggested for supervised training with which a steered policy begins."""
+MOVED_ROWS = 32
+"""Answers on which the length of an update is measured."""
 
 
 class PPOStage:
@@ -74,13 +80,26 @@ class PPOStage:
         self.heldout = list(heldout or prompts)[: settings.eval_prompts]
         self.total, self.eval_every, self.trained = settings.steps, settings.eval_every, roles.policy
         self.kl_control = _controller(settings)
+        self.spread: float | None = None
         self.health = Health()
         self.critic = _critic(studio, roles, settings)
-        groups = [Group("policy", studio.bank.parameters(roles.policy), settings.learning_rate)]
+        self.pace = Pace(FIRST_RATE * suggested_rate(studio.base.hidden_size), settings.kl_target)
+        policy = studio.bank.parameters(roles.policy)
+        steered = settings.learning_rate == "auto"
+        rate = self.pace.rate if settings.learning_rate == "auto" else settings.learning_rate
+        groups = [Group("policy", policy, rate, first_step=settings.value_only_steps, scheduled=not steered)]
         if self.critic:
             groups.append(Group("value", self.critic.parameters(), settings.value_learning_rate))
         self.optimizer = Optimizer(groups, settings, studio.team, eps=settings.adam_eps)
         self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows)
+
+    def prepare(self) -> list[str]:
+        """Nothing comes before the first step."""
+        return []
+
+    def extend(self, step: int, losses: list[float]) -> str:
+        """Nothing: the number of steps is asked for."""
+        return ""
 
     # -- one step ---------------------------------------------------------------------------------------------
 
@@ -113,7 +132,12 @@ class PPOStage:
         return self._roll_out(chosen, self._sampling(1 + index))
 
     def _roll_out(self, prompts: list[list[int]], sampling: SamplingSettings) -> Rollout:
-        return roll_out(self.studio, self.roles, self.scorer, self.critic, prompts, sampling, self.budget)
+        rollout = roll_out(self.studio, self.roles, self.scorer, self.critic, prompts, sampling, self.budget)
+        if self.spread is None:
+            self.spread = spread_of(rollout.scores_B)
+        ended_B = torch.tensor([completion.ended for completion in rollout.completions])
+        least_B = rollout.scores_B.clamp_max(self.settings.missing_eos_score * self.spread)
+        return rollout._replace(scores_B=torch.where(ended_B, rollout.scores_B, least_B))
 
     def _prompt_order(self, index: int) -> list[int]:
         """Choose the prompts of a step, each as often as the others; the answers to one of them stand together."""
@@ -140,7 +164,7 @@ class PPOStage:
         """
         s, mask_BR = self.settings, rollout.response_mask_BR
         rewards_BR = token_rewards(
-            rollout.scores_B, rollout.logprobs_BR, rollout.ref_logprobs_BR, mask_BR, self.kl_control.coef
+            rollout.scores_B / self._spread, rollout.logprobs_BR, rollout.ref_logprobs_BR, mask_BR, self.kl_control.coef
         )
         if s.whiten_rewards:
             rewards_BR = scale_only(rewards_BR, mask_BR)
@@ -158,24 +182,68 @@ class PPOStage:
         warming = index < s.value_only_steps
         sums = torch.zeros(len(UPDATE_METRICS))
         optim: Metrics = {}
-        size = len(rollout.rows) // s.mini_batches
-        for epoch in range(s.ppo_epochs):
-            order = batch_at(0, len(rollout.rows), len(rollout.rows), s.seed + index * s.ppo_epochs + epoch)
-            for start in range(0, len(order), size):
-                chosen = order[start : start + size]
-                part = rollout.take(chosen)
-                targets = Advantages(*(x_BR[torch.tensor(chosen)] for x_BR in advantages))
-                if not warming:
-                    sums += self._accumulate(part, targets, self._policy_loss, self.roles.policy)
-                if self.critic:
-                    sums += self._accumulate(part, targets, self._value_loss, self.critic.adapter)
-                optim = self.optimizer.step(index, self.total, only="value" if warming else None)
+        before = [p.detach().clone() for p in self._policy] if self._steered and not warming else []
+        for number, chosen in enumerate(self._mini_batches(index, len(rollout.rows))):
+            part = rollout.take(chosen)
+            targets = Advantages(*(x_BR[torch.tensor(chosen)] for x_BR in advantages))
+            if not warming:
+                seen = self._accumulate(part, targets, self._policy_loss, self.roles.policy)
+                if index == s.value_only_steps and number == 0:
+                    self._check_ratio(float(seen[UPDATE_METRICS.index("policy/ratio")]))
+                sums += seen
+            if self.critic:
+                sums += self._accumulate(part, targets, self._value_loss, self.critic.adapter)
+            optim = self.optimizer.step(index, self.total, only="value" if warming else None)
         found = dict(zip(UPDATE_METRICS, (sums / (s.ppo_epochs * s.mini_batches)).tolist(), strict=True))
         if not self.critic:
             found = {name: found[name] for name in POLICY_METRICS}
         if warming:
             found |= {"policy/ratio": 1.0}
-        return found | optim
+        return found | optim | (self._steer(rollout, before, index) if before else {})
+
+    def _mini_batches(self, index: int, rows: int) -> Iterator[list[int]]:
+        """Yield the rows of each optimizer step: every epoch goes through all of them in an order of its own."""
+        s = self.settings
+        size = rows // s.mini_batches
+        for epoch in range(s.ppo_epochs):
+            order = batch_at(0, rows, rows, s.seed + index * s.ppo_epochs + epoch)
+            yield from (order[start : start + size] for start in range(0, rows, size))
+
+    def _check_ratio(self, ratio: float) -> None:
+        """Refuse to update a policy whose log-probabilities are not those its answers were recorded with."""
+        if abs(ratio - 1) > START_RATIO:
+            raise TrainingError(f"the probability ratio starts at {ratio:.3f}, not 1; use --compute fp32")
+
+    def _steer(self, rollout: Rollout, before: list[Tensor], index: int) -> Metrics:
+        """Measure how far the update moved the policy, take back what was too far, and set the next rate."""
+        start = self.settings.value_only_steps
+        self.pace.look(float(rollout.kl_B.mean()))
+        wanted = self.pace.wanted(index - start, self.total - start)
+        moved, tokens = self._moved(rollout)
+        most = min((CHANGE * wanted) ** 2, TOKEN_KL * tokens)
+        if moved > most:
+            share = math.sqrt(most / moved)
+            with torch.no_grad():
+                for parameter, old in zip(self._policy, before, strict=True):
+                    parameter.copy_(old + share * (parameter - old))
+        self.pace.steer(moved, wanted)
+        self.optimizer.groups[0].learning_rate = self.pace.rate
+        return {"policy/update_kl": min(moved, most), "policy/update_share": math.sqrt(min(1.0, most / max(moved, 1e-12)))}
+
+    def _moved(self, rollout: Rollout) -> tuple[float, float]:
+        """Estimate KL(before ‖ after) of an update on the answers sampled before → nats and tokens an answer."""
+        studio = self.studio
+        rows = rollout.rows[:MOVED_ROWS]
+        mine = studio.team.share(rows)
+        with studio.bank.activate(self.roles.policy):
+            new, _ = token_stats(studio, mine, self.budget, self.settings.temperature)
+        found = studio.team.gather([part.tolist() for part in new])
+        total = 0.0
+        for i, part in enumerate(found):
+            old_R = rollout.logprobs_BR[i, : len(part)]
+            # The reference of k3 is the policy after the update: samples are of the one before.
+            total += float(k3(old_R, torch.tensor(part)).sum())
+        return total / len(rows), sum(map(len, found)) / len(rows)
 
     def _accumulate(self, part: Rollout, targets: Advantages, loss_of: LossOf, role: str | None) -> Tensor:
         """Add up one role's gradients over a mini-batch → its metrics, averaged over response tokens."""
@@ -227,7 +295,7 @@ class PPOStage:
             "objective/scores_std": float(rollout.scores_B.std(unbiased=False)),
             "objective/scores_min": float(rollout.scores_B.min()),
             "objective/non_score_reward": -coef * kl,
-            "objective/rlhf_reward": score - coef * kl,
+            "objective/rlhf_reward": score / self._spread - coef * kl,
             "objective/kl_coef": coef,
             "objective/entropy": float(masked_mean(rollout.entropy_BR, mask_BR)),
             "response/length": float(mask_BR.sum(1).float().mean()),
@@ -242,29 +310,40 @@ class PPOStage:
 
     def check_start(self, index: int, metrics: Metrics) -> None:
         """Refuse to go on when the untouched policy is not the reference: something is wired wrongly."""
-        if index or self.settings.parent:
-            return
-        kl, ratio = metrics["objective/kl"], metrics["policy/ratio"]
-        if abs(kl) > START_KL:
+        kl = metrics["objective/kl"]
+        if index == 0 and not self.settings.parent and abs(kl) > START_KL:
             raise TrainingError(f"KL is {kl:.2f} nats before the first update, not 0: policy and reference differ")
-        if self.settings.ppo_epochs * self.settings.mini_batches == 1 and abs(ratio - 1) > START_RATIO:
-            raise TrainingError(f"the probability ratio starts at {ratio:.3f}, not 1; use --compute fp32")
 
     def evaluate(self) -> Evaluation:
         """Draw answers to held-out prompts; the quality is the mean score less the price of its KL."""
         rollout = self._roll_out(self.heldout, self._sampling(0))
         kl, score = float(rollout.kl_B.mean()), float(rollout.scores_B.mean())
-        quality = score - self.settings.kl_coef * kl if kl <= self.settings.kl_budget else -math.inf
+        each_B = rollout.scores_B / self._spread - self.settings.kl_coef * rollout.kl_B
+        inside = kl <= self.settings.kl_budget
+        quality = float(each_B.mean()) if inside else -math.inf
         ended = sum(c.ended for c in rollout.completions) / len(rollout.completions)
         length = float(rollout.response_mask_BR.sum(1).float().mean())
         metrics = {"eval/scores": score, "eval/kl": kl, "eval/length": length, "eval/eos_share": ended}
-        return Evaluation(metrics, quality, rollout)
+        return Evaluation(metrics, quality, each_B.tolist() if inside else [], rollout)
 
     def finish(self) -> Metrics:
         """Measure the chosen policy once more."""
-        return self.evaluate().metrics
+        return {**self.evaluate().metrics, "reward/spread": self._spread}
 
     # -- for the loop -----------------------------------------------------------------------------------------
+
+    @property
+    def _spread(self) -> float:
+        """Unit of everything that scores are weighed against: the price of KL, values, answers that never ended."""
+        return self.spread or 1.0
+
+    @property
+    def _policy(self) -> list[nn.Parameter]:
+        return self.optimizer.groups[0].parameters
+
+    @property
+    def _steered(self) -> bool:
+        return self.settings.learning_rate == "auto"
 
     @property
     def device(self) -> torch.device:
@@ -297,13 +376,22 @@ class PPOStage:
     def state(self) -> dict[str, Any]:
         """Return the KL price and how the answers fared; all else is a function of the step."""
         kl = {"coef": self.kl_control.coef, "asked": self.settings.kl_coef}
-        return {"kl": kl, "health": self.health.state()}
+        return {"kl": kl, "health": self.health.state(), "spread": self.spread, "pace": self.pace.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put the numbers of `state` back; a price that was set anew since stays."""
         if state["kl"]["asked"] == self.settings.kl_coef:
             self.kl_control.coef = state["kl"]["coef"]
         self.health = Health.of(state["health"])
+        self.spread, self.pace = state["spread"], Pace(**{**state["pace"], "target": self.settings.kl_target})
+        if self._steered:
+            self.optimizer.groups[0].learning_rate = self.pace.rate
+
+
+def spread_of(scores_B: Tensor) -> float:
+    """Return the standard deviation of scores, 1 where they hardly differ."""
+    spread = float(scores_B.std(unbiased=False))
+    return spread if spread > SAME_SCORE else 1.0
 
 
 POLICY_METRICS = ("loss/policy", "policy/clipfrac", "policy/approxkl", "policy/ratio", "policy/entropy")

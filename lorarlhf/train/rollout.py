@@ -20,8 +20,8 @@ from lorarlhf.forward import (
     response_logprobs,
     sequence_scores,
 )
-from lorarlhf.sampling import Completion, complete
-from lorarlhf.settings import PPOSettings, SamplingSettings
+from lorarlhf.sampling import Completion, complete, scored_row
+from lorarlhf.settings import SamplingSettings
 from lorarlhf.train.common import Studio
 from lorarlhf.train.critic import Critic, Seen
 
@@ -34,7 +34,7 @@ class Rollout(NamedTuple):
     response_mask_BR: Tensor
     """True on response tokens."""
     scores_B: Tensor
-    """Reward of the whole answer, the EOS rule applied."""
+    """Reward of the whole answer."""
     logprobs_BR: Tensor
     """Log-probabilities under the policy that drew the answers."""
     entropy_BR: Tensor
@@ -60,33 +60,35 @@ class Rollout(NamedTuple):
         )
 
 
-Scorer = Callable[[list[Row], list[Completion], Budget], Tensor]
-"""Maps answers to rewards [B], within a budget."""
+Scorer = Callable[[list[Row], Budget], Tensor]
+"""Maps sampled answers to rewards [B] on the CPU, within a budget."""
 
 
 class RewardScorer:
-    """The reward adapter, with the EOS rule: an answer that never ended gets at most a fixed low score."""
+    """The reward adapter, which reads answers ended as those it was trained on."""
 
-    def __init__(self, studio: Studio, adapter: str, settings: PPOSettings) -> None:
-        self.studio, self.adapter, self.settings = studio, adapter, settings
+    def __init__(self, studio: Studio, adapter: str) -> None:
+        self.studio, self.adapter = studio, adapter
 
-    def __call__(self, rows: list[Row], completions: list[Completion], budget: Budget) -> Tensor:
+    def __call__(self, rows: list[Row], budget: Budget) -> Tensor:
         """Score answers → [B] on the CPU."""
         base, head = self.studio.base, self.studio.bank.heads[self.adapter]
+        ended = [scored_row(base, row.prompt, row.response) for row in rows]
         with self.studio.bank.activate(self.adapter):
-            scores_B = map_sequences(base, rows, budget, lambda batch: sequence_scores(base, head, batch))
-        return self._unended(scores_B, completions)
+            return map_sequences(base, ended, budget, lambda batch: sequence_scores(base, head, batch))
 
     @torch.no_grad()
-    def read(self, last: list[Tensor], completions: list[Completion]) -> Tensor:
-        """Score answers by the reward adapter's hidden state [H] at the last token of each → [B] on the CPU."""
-        head = self.studio.bank.heads[self.adapter]
-        scores_B = read_head(head, torch.stack(last).to(head.weight.device)).cpu() if last else torch.zeros(0)
-        return self._unended(scores_B, completions)
+    def read(self, rows: list[Row], last: list[Tensor], budget: Budget) -> Tensor:
+        """Score answers by the reward adapter's hidden state [H] at the last token of each → [B] on the CPU.
 
-    def _unended(self, scores_B: Tensor, completions: list[Completion]) -> Tensor:
-        ended_B = torch.tensor([completion.ended for completion in completions])
-        return torch.where(ended_B, scores_B, scores_B.clamp_max(self.settings.missing_eos_score))
+        Those that end otherwise than with the base's end mark get a pass of their own.
+        """
+        head, end = self.studio.bank.heads[self.adapter], self.studio.base.eos_id
+        scores_B = read_head(head, torch.stack(last).to(head.weight.device)).cpu() if last else torch.zeros(0)
+        other = [i for i, row in enumerate(rows) if row.response[-1] != end]
+        if other:
+            scores_B[other] = self([rows[i] for i in other], budget)
+        return scores_B
 
 
 class Roles(NamedTuple):
@@ -140,9 +142,9 @@ def roll_out(
     seen = critic.look(mine, budget) if critic else Seen([], [])
     if seen.states and isinstance(scorer, RewardScorer) and scorer.adapter == roles.value:
         # The critic has read the hidden states that scores are made of.
-        scores_B = scorer.read([states[-1] for states in seen.states], team.share(completions))
+        scores_B = scorer.read(mine, [states[-1] for states in seen.states], budget)
     else:
-        scores_B = scorer(mine, team.share(completions), budget)
+        scores_B = scorer(mine, budget)
 
     def together(parts: list[Tensor]) -> Tensor:
         found = team.gather([part.tolist() for part in parts])

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from lorarlhf.data.cutting import Budget, steps_of
+from lorarlhf.data.cutting import Budget
 from lorarlhf.data.tokens import Row
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import batches, map_tokens, response_logprobs
 from lorarlhf.settings import SFTSettings
-from lorarlhf.train.common import OneAdapterStage, Studio, split_by_prompt
+from lorarlhf.train.common import TRIED, Encoded, OneAdapterStage, Studio, encode_all, split_by_prompt
 from lorarlhf.train.loop import Evaluation, Metrics
-from lorarlhf.train.optim import Group, Optimizer
 from lorarlhf.train.order import batch_at
 from lorarlhf.types import Demonstration
 
@@ -29,20 +28,22 @@ class SFTStage(OneAdapterStage):
         split = split_by_prompt(demonstrations, settings.heldout_share)
         if not split.train:
             raise TrainingError("no demonstrations to learn from; import some or write better answers while rating")
-        self.rows = [studio.row(d.prompt, d.response, settings.max_length) for d in split.train]
-        self.heldout = [studio.row(d.prompt, d.response, settings.max_length) for d in split.heldout]
-        self.total = steps_of(settings.epochs, settings.batch_size, len(self.rows))
-        self.eval_every = settings.eval_every
-        group = Group(adapter, studio.bank.parameters(adapter), settings.learning_rate)
-        self.optimizer = Optimizer([group], settings, studio.team)
+        train, heldout = (
+            encode_all(part, lambda d: studio.row(d.prompt, d.response, settings.max_length)) for part in split
+        )
+        self.rows, self.heldout = train.rows, heldout.rows
+        self.left_out = Encoded(train.rows + heldout.rows, train.refused + heldout.refused).words("demonstrations")
+        if not self.rows:
+            raise TrainingError(f"no demonstrations to learn from; {self.left_out[0]}")
         self.budget = Budget(settings.micro_batch_tokens)
+        self.plan_steps(len(self.rows))
 
     def step(self, index: int) -> Metrics:
         """Take one gradient step on `batch_size` demonstrations."""
         rows = [self.rows[i] for i in batch_at(index, self.settings.batch_size, len(self.rows), self.settings.seed)]
         tokens = sum(len(row.response) for row in rows)
         loss = self._accumulate(self.studio.team.share(rows), tokens)
-        return {"loss/sft": loss, **self.optimizer.step(index, self.total)}
+        return {"loss/sft": loss, **self.update(index)}
 
     def _accumulate(self, rows: list[Row], tokens: int) -> float:
         """Add up the gradients of this process's rows → the batch's loss per token."""
@@ -59,24 +60,31 @@ class SFTStage(OneAdapterStage):
         """Measure the loss per token on held-out prompts."""
         if not self.heldout:
             return None
-        loss = self.heldout_loss()
-        return Evaluation({"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50))}, -loss)
+        losses = self.losses(self.heldout)
+        loss = sum(losses) / len(losses)
+        metrics = {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 50))}
+        return Evaluation(metrics, -loss, [-each for each in losses])
 
-    def heldout_loss(self) -> float:
-        """Return the negative log-likelihood per held-out response token, in nats."""
+    def losses(self, rows: list[Row]) -> list[float]:
+        """Return the negative log-likelihood of each answer over what answers have tokens on average, in nats.
+
+        Their mean is the loss per token.
+        """
         base, team = self.studio.base, self.studio.team
         with self.studio.bank.activate(self.trained):
             mine = map_tokens(
-                base,
-                team.share(self.heldout),
-                self.budget,
-                lambda batch: response_logprobs(base, batch).logprobs_T,
+                base, team.share(rows), self.budget, lambda batch: response_logprobs(base, batch).logprobs_T
             )
-        # A process without rows must still add a float: sums over processes need one format.
-        total = team.sum(torch.tensor(sum((float(row.sum()) for row in mine), 0.0), device=base.device))
-        return -float(total) / sum(len(row.response) for row in self.heldout)
+        sums = team.gather([float(row.sum()) for row in mine])
+        length = sum(len(row.response) for row in rows) / len(rows)
+        return [-total / length for total in sums]
+
+    def trial_losses(self, used: int) -> list[float]:
+        """Measure each of some demonstrations that the first `used` steps have not seen."""
+        rows = [self.rows[i] for i in self.unseen(used)] + self.heldout[:TRIED]
+        return self.losses(rows) if rows else []
 
     def finish(self) -> Metrics:
         """Measure the chosen adapter once more."""
         sizes = {"data/train": float(len(self.rows)), "data/heldout": float(len(self.heldout))}
-        return sizes | ({"eval/loss": self.heldout_loss()} if self.heldout else {})
+        return sizes | (self.evaluate().metrics if self.heldout else {})

@@ -1,0 +1,94 @@
+"""Learning rates for adapters on a base nobody has tuned: where to begin, and a short trial of a few around that.
+
+`suggested_rate` is the rule of "LoRA Without Regret" (Thinking Machines, 2025) as its authors' cookbook applies it: ten
+times the rate of full fine-tuning, falling with the width of the base; α / r with α = 32 makes it hold for every rank.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from lorarlhf.settings import RewardSettings, SFTSettings
+from lorarlhf.train.optim import Optimizer
+
+FULL, LORA, WIDTH, POWER = 5e-5, 10.0, 2000.0, 0.781
+"""Rate of full fine-tuning at a width of 2,000, what LoRA takes more, and how the rate falls with the width."""
+
+FACTORS, BEYOND = (0.25, 1.0, 4.0), 4.0
+"""What the suggested rate is multiplied by in a trial."""
+TRIAL_STEPS, TRIAL_SHARE = 20, 0.7
+"""Steps of a trial at most, and as a share of the first pass: the rest of it is there to measure on."""
+
+
+def suggested_rate(hidden_size: int) -> float:
+    """Return the learning rate of Adam to begin with for adapters on a base of this width."""
+    return float(FULL * LORA * (WIDTH / hidden_size) ** POWER)
+
+
+class Tried(NamedTuple):
+    """The rate to train with, and how it came about."""
+
+    rate: float
+    words: str
+
+
+class TriesRates(Protocol):
+    """A stage whose first steps can be made several times."""
+
+    optimizer: Optimizer
+    examples: int
+    settings: SFTSettings | RewardSettings
+    rate: float
+
+    def step(self, index: int) -> dict[str, float]:
+        """Make one optimizer step."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor the next step depends on."""
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put tensors of `tensors` back."""
+
+    def trial_losses(self, used: int) -> list[float]:
+        """Measure examples that the first `used` steps have not seen."""
+
+
+def try_rates(stage: TriesRates) -> Tried:
+    """Make the first steps at a few rates around the suggested one, and choose by the loss on examples not yet seen.
+
+    Every rate starts from the same weights and sees the same batches. Where the largest rate, or the smallest, is the
+    best, one beyond it is tried as well. The stage is left as it was.
+    """
+    start, suggested = {key: value.detach().clone() for key, value in stage.tensors().items()}, stage.rate
+    per_pass = math.ceil(stage.examples / min(stage.settings.batch_size, stage.examples))
+    steps = max(1, min(TRIAL_STEPS, round(TRIAL_SHARE * per_pass)))
+    losses: dict[float, float] = {}
+
+    def measure(rate: float) -> None:
+        stage.load_tensors(start)
+        stage.optimizer.groups[0].learning_rate = rate
+        try:
+            for index in range(steps):
+                if not all(math.isfinite(value) for value in stage.step(index).values()):
+                    raise ArithmeticError
+            found = stage.trial_losses(steps)
+            losses[rate] = sum(found) / len(found) if found else math.inf
+        except ArithmeticError:
+            losses[rate] = math.inf
+
+    for factor in FACTORS:
+        measure(suggested * factor)
+    best = min(losses, key=losses.__getitem__)
+    if best == max(losses) and math.isfinite(losses[best]):
+        measure(best * BEYOND)
+    elif best == min(losses):
+        measure(best / BEYOND)
+    stage.load_tensors(start)
+    if not any(map(math.isfinite, losses.values())):
+        return Tried(suggested, f"learning rate {suggested:.2g}, as suggested for a base of this width")
+    best = min(losses, key=losses.__getitem__)
+    tried = ", ".join(f"{rate:.2g} ({losses[rate]:.3f})" for rate in sorted(losses))
+    return Tried(best, f"learning rate {best:.2g}: of {tried} it lost least on examples not seen in {steps} steps")
