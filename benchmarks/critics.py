@@ -14,7 +14,7 @@ ANSWERS = 4
 def add_critic(parser: argparse.ArgumentParser, critics: tuple[str, ...] = CRITICS) -> None:
     """Add the option `--critic`."""
     text = f"what advantages compare with; none: {ANSWERS} answers to each prompt (RLOO)"
-    parser.add_argument("--critic", choices=critics, default="head", help=text)
+    parser.add_argument("--critic", choices=critics, default=critics[0], help=text)
 
 
 def critic_settings(critic: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ SETTINGS = PPOSettings(
     max_new_tokens=1,
     rollout_rows=1024,
     micro_batch_tokens=4096,
-    learning_rate=1e-2,
+    learning_rate=2e-2,
     value_learning_rate=2e-2,
     value_warmup_steps=3,
     schedule="linear",
@@ -48,7 +48,7 @@ SETTINGS = PPOSettings(
     answers_per_prompt=1,
     ppo_epochs=1,
     mini_batches=1,
-    kl_coef=0.5,
+    kl_coef=1.0,
     # At the optimum every advantage is 0; whitening would blow the noise up to size 1 and never come to rest.
     whiten_advantages=False,
     heldout_share=0.0,

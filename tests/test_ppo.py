@@ -73,7 +73,7 @@ def test_ppo_reaches_the_closed_form_of_a_one_token_task():
     found = one_token.run(0, one_token.SETTINGS.model_copy(update={"steps": 40}))
     assert found["start_nats"] > 0.2
     assert found["policy_to_best_nats"] <= 0.02
-    assert found["best_to_policy_nats"] <= 0.02
+    assert found["best_to_policy_nats"] <= 0.03
 
 
 def test_step_zero_has_no_kl_and_ratio_one(stage):

@@ -244,3 +244,104 @@ def test_hostile_answers_show_as_text_and_move_nothing(app: App, store: Store, w
 def boxes(page: Page) -> list[Any]:
     """Measure where the buttons stand; a longer prompt takes its room from the answers."""
     return [page.locator(name).first.bounding_box() for name in (".verdicts", ".tools")]
+
+
+SYNTHETIC = """([key, code, keyCode]) => document.activeElement.dispatchEvent(
+  new KeyboardEvent('keydown', {key, code, keyCode, bubbles: true, cancelable: true}))"""
+
+
+def pair(page: Page) -> None:
+    """Go on to a pair of two answers, from whatever the tests before left there."""
+    settle(page)
+    while page.locator(".rate [data-do=a1]").count() == 0 or "<i>How</i>?" in page.inner_text(".prompt"):
+        press(page, "n")
+
+
+def key(page: Page, name: str, code: str, number: int = 0) -> None:
+    """Send a key as another layout, number pad or input method does."""
+    page.evaluate(SYNTHETIC, [name, code, number])
+
+
+@pytest.mark.parametrize("pause", [0.04, 0.2, 0.45])
+def test_a_double_click_votes_once(app: App, store: Store, pause: float):
+    with app.page() as page:
+        pair(page)
+        votes = store.counts()["comparisons"]
+        box = page.locator(".rate [data-do=a1]").bounding_box()
+        assert box
+        page.mouse.move(box["x"] + 9, box["y"] + 9)
+        for count in (1, 2):
+            page.mouse.down(click_count=count)
+            page.mouse.up(click_count=count)
+            page.wait_for_timeout(1000 * pause)
+        told(page, "Saved: A better")
+        page.wait_for_timeout(900)
+        assert store.counts()["comparisons"] == votes + 1
+        pair(page)
+        # Nor do the keys that press a button in focus, or scroll the page.
+        settle(page)
+        for name in ("Space", "Enter"):
+            page.keyboard.press(name)
+        page.wait_for_timeout(300)
+        assert store.counts()["comparisons"] == votes + 1
+        # A touch screen counts no clicks; the second tap is as close.
+        pair(page)
+        before = settle(page)
+        page.evaluate("""() => { const b = document.querySelector('.rate [data-do=a1]');
+          const tap = () => b.dispatchEvent(new MouseEvent('click', {detail: 1, bubbles: true}));
+          tap(); setTimeout(tap, 350); }""")
+        page.wait_for_function("id => document.querySelector('.rate').dataset.sheet !== id", arg=before)
+        page.wait_for_timeout(900)
+        assert store.counts()["comparisons"] == votes + 2
+
+
+def test_a_key_that_is_held_down_on_a_button_votes_once(app: App, store: Store):
+    with app.page() as page:
+        pair(page)
+        votes = store.counts()["comparisons"]
+        page.locator(".rate [data-do=tie]").focus()
+        page.keyboard.down("Enter")
+        for _ in range(12):  # as an operating system repeats it
+            page.wait_for_timeout(60)
+            page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+        page.wait_for_timeout(300)
+        assert store.counts()["comparisons"] == votes + 1
+
+
+def test_keys_of_other_layouts_and_number_pads(app: App, store: Store):
+    with app.page() as page:
+        pair(page)
+
+        def voted(name: str, code: str) -> str:
+            pair(page)
+            before = settle(page)
+            page.evaluate("document.querySelector('.said .words').textContent = ''")
+            key(page, name, code)
+            page.wait_for_timeout(700)
+            now = settle(page)
+            return page.inner_text(".said .words") if now != before else ""
+
+        assert "Both bad" in voted("и", "KeyB")  # Cyrillic
+        assert "Skipped" in voted("σ", "KeyS")  # Greek
+        assert "B better" in voted("4", "Numpad4")
+        # Without NumLock the pad's 4 is Left, which stands for the answer on the left.
+        assert "A better" in voted("ArrowLeft", "Numpad4")
+        for name, code in (("PageDown", "Numpad3"), ("End", "Numpad1"), ("Clear", "Numpad5"), ("ArrowDown", "Numpad2")):
+            assert voted(name, code) == ""
+
+
+def test_enter_that_confirms_a_word_of_an_input_method_sends_nothing(app: App, store: Store):
+    with app.page() as page:
+        settle(page)
+        page.locator("[data-choice=source]").select_option("typed")
+        page.locator(".composer textarea").fill("にほん")
+        page.locator(".composer textarea").focus()
+        key(page, "Enter", "Enter", 229)  # Safari's order of events
+        page.wait_for_timeout(300)
+        assert page.input_value(".composer textarea") == "にほん"
+        assert page.get_attribute(".composer textarea", "dir") == "auto"
+        page.locator(".composer textarea").fill("")
+        page.keyboard.press("Escape")
+        page.locator("[data-choice=source]").select_option("starter")
+        settle(page)

@@ -13,7 +13,7 @@ const $ = (selector) => root.querySelector(selector);
 let view = {};
 let info = {};
 let seen = "";
-let armedAt = 0;
+const guard = voteGuard();
 
 const { act, shown, busy, open } = talk({
   root,
@@ -111,7 +111,7 @@ function fill(box, sheet, place) {
 
 function arm(sheet) {
   root.dataset.whole = sheet.id;
-  armedAt = performance.now() + ARM_MS;
+  guard.arm();
   setTimeout(drawButtons, ARM_MS + 5);
 }
 
@@ -125,7 +125,7 @@ function drawButtons() {
   if (ready && view.stuck) hint = view.wait;
   if (ready && sheet.equal) hint = "Both answers are the same: 3 calls it a tie.";
   $(".hint").textContent = hint;
-  root.dataset.state = !view.duel ? "setup" : ready ? (performance.now() < armedAt ? "shown" : "ready") : "drawing";
+  root.dataset.state = !view.duel ? "setup" : ready ? (guard.waits ? "shown" : "ready") : "drawing";
 }
 
 function drawJudges() {
@@ -155,16 +155,16 @@ function drawJudges() {
 
 function button(name, label, key) {
   const node = make("button", { type: "button", "data-do": name }, label, " ", key ? make("kbd", { "aria-hidden": "true" }, key) : null);
-  node.addEventListener("click", () => press(name));
+  node.addEventListener("click", (event) => press(name, event));
   return node;
 }
 
 /** Do what a button says, if it can be done now: what is pressed while another is at work was meant for what is gone, but
  * for leaving. */
-function press(name, byKey = false) {
+function press(name, click = null) {
   const node = root.querySelector(`[data-do="${name}"]`);
-  if ((busy() && name !== "leave") || !node || node.disabled || node.hidden) return;
-  if (byKey && isVerdict(name) && performance.now() < armedAt) return;
+  const allowed = !isVerdict(name) || guard.allows(click);
+  if ((busy() && name !== "leave") || !allowed || !node || node.disabled || node.hidden) return;
   if (isVerdict(name)) act({ do: "vote", sheet: view.sheet.id, verdict: name });
   else if (name === "undo" || name === "leave") act({ do: name });
   else if (name === "next") act({ do: name, sheet: view.sheet.id });
@@ -177,7 +177,7 @@ function press(name, byKey = false) {
 
 function onKey(event) {
   if (!element.isConnected) return document.removeEventListener("keydown", onKey);
-  if (!view.duel || !shown() || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing || event.repeat) return;
+  if (!view.duel || !shown() || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || composing(event) || guard.held(event)) return;
   if (isField(event.target)) {
     if (event.key === "Escape" && root.contains(event.target)) event.target.blur();
     return;
@@ -186,7 +186,7 @@ function onKey(event) {
   // Arrows belong to what moves by them: tabs.
   if (name.includes("Arrow") && event.target.closest("[role=tab], input[type=radio]")) return;
   if (!BY_KEY[name]) return;
-  press(BY_KEY[name], true);
+  press(BY_KEY[name]);
   event.preventDefault();
 }
 

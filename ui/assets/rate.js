@@ -9,8 +9,8 @@ const $ = (selector) => root.querySelector(selector);
 let view = {};
 let info = {};
 let seen = null; // what the page shows now, so that only what changed is drawn
-let armedAt = 0;
 let editing = null;
+const guard = voteGuard();
 
 const TOOLS = [
   ["undo", "Undo", "U"], ["edit0", "Edit A", "E"], ["edit1", "Edit B", "⇧E"], ["again", "Regenerate", "R"],
@@ -94,7 +94,7 @@ function drawSheet() {
 }
 
 function arm() {
-  armedAt = performance.now() + ARM_MS;
+  guard.arm();
   setTimeout(drawButtons, ARM_MS + 5);
 }
 
@@ -177,7 +177,7 @@ function drawButtons() {
     next: Boolean(sheet || view.turns?.length) && editing === null, legend: true };
   $(".tools").querySelectorAll("button").forEach((node) => { node.disabled = !can[node.dataset.do]; });
   $("[data-do=reveal]").hidden = !info.revealable;
-  root.dataset.state = ready ? (performance.now() < armedAt ? "shown" : "ready") : sheet && editing === null ? "drawing" : editing === null ? "waiting" : "editing";
+  root.dataset.state = ready ? (guard.waits ? "shown" : "ready") : sheet && editing === null ? "drawing" : editing === null ? "waiting" : "editing";
   note(sheet, many);
 }
 
@@ -193,7 +193,7 @@ function note(sheet, many) {
 
 function button(name, label, key) {
   const node = make("button", { type: "button", "data-do": name }, label, " ", make("kbd", { "aria-hidden": "true" }, key));
-  node.addEventListener("click", () => press(name));
+  node.addEventListener("click", (event) => press(name, event));
   return node;
 }
 
@@ -251,7 +251,7 @@ function drawExtras() {
   if (chosen.reasons && two) for (const reason of choices.reasons) {
     parts.push(make("label", { className: "tick" }, make("input", { type: "checkbox", "data-reason": reason }), reason));
   }
-  if (chosen.note) parts.push(make("input", { className: "note", type: "text", placeholder: "Note", "aria-label": "Note", maxLength: 2000 }));
+  if (chosen.note) parts.push(make("input", { className: "note", type: "text", dir: "auto", placeholder: "Note", "aria-label": "Note", maxLength: 2000 }));
   $(".extras").replaceChildren(...parts);
   $(".extras").hidden = !parts.length;
 }
@@ -278,6 +278,7 @@ function edit(place) {
   cancel.addEventListener("click", () => { stopEditing(); drawButtons(); });
   const footer = make("div", { className: "foot" }, save, cancel, make("label", {}, "Of the two,", better));
   const onKey = (event) => {
+    if (composing(event)) return;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
     else if (event.key === "Escape") cancel.click();
     else return;
@@ -301,12 +302,12 @@ function stopEditing() {
 
 // -- what keys and buttons do -----------------------------------------------------------------------------------
 
-/** Do what a button says, if it can be done now: a key pressed while another is at work was meant for what is gone. */
-function press(name, byKey = false) {
+/** Do what a button says, if it can be done now: what is pressed while another is at work was meant for what is gone. */
+function press(name, click = null) {
   const sheet = view.sheet;
   const node = root.querySelector(`[data-do="${name}"]`);
-  if (busy() || !node || node.disabled) return;
-  if (byKey && (isVerdict(name) || name === "rank") && performance.now() < armedAt) return;
+  const allowed = !(isVerdict(name) || name === "rank") || guard.allows(click);
+  if (busy() || !allowed || !node || node.disabled) return;
   const many = sheet && sheet.answers.length > 2;
   if (name === "skip" && many) act({ do: "next", sheet: sheet.id });
   else if (isVerdict(name)) act({ do: "vote", sheet: sheet.id, verdict: name, ...extras() });
@@ -338,15 +339,15 @@ function rankKey(name, event) {
   if (digit) rank.pick(Number(digit[1]) - 1);
   else if (name === "t" || name === "=") rank.tieNext();
   else if (name === "Backspace") rank.takeBack();
-  else if (name === "Escape") press("clear", true);
-  else if (name === "Enter" && !event.target.closest("button, summary, [role=tab]")) press("rank", true);
+  else if (name === "Escape") press("clear");
+  else if (name === "Enter" && !event.target.closest("button, summary, [role=tab]")) press("rank");
   else return false;
   return true;
 }
 
 function onKey(event) {
   if (!element.isConnected) return document.removeEventListener("keydown", onKey);
-  if (!shown() || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+  if (!shown() || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || composing(event)) return;
   if (isField(event.target)) {
     if (event.key === "Escape" && root.contains(event.target)) event.target.blur();
     return;
@@ -356,13 +357,13 @@ function onKey(event) {
   if (name.includes("Arrow") && event.target.closest("[role=tab], input[type=radio]")) return;
   const many = view.sheet && view.sheet.answers.length > 2;
   let used = true;
-  if (event.repeat) return;
+  if (guard.held(event)) return;
   if (name === "Escape" && !$(".legend").hidden) showLegend(false);
   else if (name === "w" && view.compose) $(".composer textarea").focus();
   else if (name === "h") past.toggle();
   else if (many && view.sheet.whole && rankKey(name, event)) used = true;
   else if (many && ["a2", "a1", "tie", "b1", "b2", "both_bad"].includes(BY_KEY[name])) used = false;
-  else if (BY_KEY[name]) press(BY_KEY[name], true);
+  else if (BY_KEY[name]) press(BY_KEY[name]);
   else used = false;
   if (used) event.preventDefault();
 }

@@ -61,7 +61,7 @@ function talk({ root, reach, show, looking, pause }) {
 /** Let Enter send what stands in a form's text area; Shift Enter begins a line. */
 function sendOnEnter(form) {
   form.querySelector("textarea").addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey || composing(event)) return;
     event.preventDefault();
     form.requestSubmit();
   });
