@@ -13,6 +13,7 @@ from lorarlhf.errors import DataError
 from lorarlhf.store import Store
 
 GOOD = {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea."}
+OURS = {"prompt": "Why?", "a": "1", "b": "2", "outcome": "a"}
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
 MARKED = {
     **{"lorarlhf": 1, "kind": "comparisons", "id": 1, "created": "x", "prompt": [USER], "a": "1", "b": "2"},
@@ -41,12 +42,16 @@ def refused(store: Store, path: Path | str, kind: str = "comparisons") -> str:
     return message
 
 
+PKU = {"prompt": "Why?", "response_0": "x", "response_1": "y"}
+STEER = {"prompt": "Why?", "response_1": "x", "response_2": "y"}
 BAD_COMPARISONS = [
     ({**GOOD, "chosen": ""}, "field chosen is empty"),
     ({**GOOD, "rejected": "  \n"}, "field rejected is empty"),
     ({**GOOD, "prompt": " "}, "field prompt is empty"),
     ({**GOOD, "rejected": None}, "field rejected is missing"),
-    ({**GOOD, "chosen": float("nan")}, "field chosen should be text or a list of messages, not NaN"),
+    ({**GOOD, "chosen": float("nan")}, "field chosen is missing"),
+    ({**GOOD, "Chosen": "x"}, "field Chosen is there twice"),
+    ({**GOOD, "chosen": "[{'role': 'assistant', 'content': 'x'"}, "field chosen looks like a list of messages"),
     ({**GOOD, "prompt": 7}, "field prompt should be text"),
     ({**GOOD, "rejected": "Because."}, "field rejected is the same text as chosen"),
     ({**GOOD, "chosen": "\ud800"}, "field chosen holds half a character"),
@@ -73,16 +78,22 @@ BAD_COMPARISONS = [
     ({"prompt": "Why?", "a": "1", "outcome": "a"}, "field b is missing"),
     ({"prompt": "Why?", "a": "1", "b": "1", "outcome": "b"}, "field b is the same text as a"),
     ({**GOOD, "strength": 0}, "field strength should be a whole number from 1 to 5"),
-    ({**GOOD, "strength": float("nan")}, "field strength should be a number, not NaN"),
+    ({**GOOD, "strength": "much"}, 'field strength should be a number, not "much"'),
     ({**GOOD, "margin": "big"}, 'field margin should be a number, not "big"'),
-    ({**GOOD, "seconds": float("inf")}, "field seconds should be a number"),
-    ({**GOOD, "round": -1}, "field round should be a whole number"),
-    ({**GOOD, "left": "right"}, "field left should be a or b"),
-    ({**GOOD, "criteria": {"kind": "yes"}}, "field criteria should be a, b"),
-    ({**GOOD, "criteria": "kind"}, "field criteria should be an object"),
-    ({**GOOD, "rater": ["ann"]}, "field rater should be text"),
-    ({**GOOD, "reasons": "short"}, "field reasons should be a list"),
+    ({**OURS, "seconds": float("inf")}, "field seconds should be a number"),
+    ({**OURS, "round": -1}, "field round should be a whole number"),
+    ({**OURS, "left": "right"}, "field left should be a or b"),
+    ({**OURS, "criteria": {"kind": "yes"}}, "field criteria should be a, b"),
+    ({**OURS, "criteria": "kind"}, "field criteria should be an object"),
+    ({**OURS, "rater": ["ann"]}, "field rater should be text"),
+    ({**OURS, "reasons": "short"}, "field reasons should be a list"),
     ({"prompt": "Why?", "completions": ["x", "y"]}, "field ranks is missing"),
+    ({"prompt": "Why?", "responses": ["x", "y"]}, "field ranks is missing: one number per answer in responses"),
+    ({"prompt": "Why?", "answers": [{"text": "x", "rank": 1}, {"text": "y"}]}, "field rank is missing in some"),
+    ({"prompt": "Why?", "response_0": "x", "response_1": "y"}, 'no known fields (has "prompt, response_0, response_1")'),
+    ({**PKU, "better_response_id": 2}, "field better_response_id should be 0 or 1, not 2"),
+    ({**STEER, "preference_strength": 4}, "field preference_strength should be a whole number from -3 to 3"),
+    ({"instruction": "Why?", "completions": [{"response": "x"}, {"response": "y"}]}, "field completions should each"),
     ({"prompt": "Why?", "completions": ["x", "y"], "ranks": [1]}, "field ranks has 1 numbers for 2 answers"),
     ({"prompt": "Why?", "completions": ["x", "y"], "ranks": [1, 1.5]}, "field ranks should be whole numbers"),
     ({"prompt": "Why?", "completions": ["x", "y"], "scores": [1, float("nan")]}, "field scores should be a number"),

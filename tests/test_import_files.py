@@ -110,6 +110,7 @@ def test_duplicates_are_counted_and_skipped(tmp_path: Path) -> None:
     with Store(tmp_path / "x.db") as store:
         report = import_file(store, tmp_path / "f.json", "comparisons")
         assert (report["added"], report["duplicates"]) == (2, 2)
+        assert report.pop("understood").startswith("4 comparisons; read from ")
         assert report == {
             **{"file": "f.json", "kind": "comparisons", "format": "preference+judged-pair"},
             **{"added": 2, "duplicates": 2, "bad": 0, "other": 0},

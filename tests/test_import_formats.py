@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import datasets
 import pytest
 
 from lorarlhf.data.importing import read_file
+from lorarlhf.errors import DataError
 from lorarlhf.types import Comparison, Demonstration, Message, Origin, Outcome, Prompt, Ranking, user
 
 
@@ -86,7 +89,62 @@ COMPARISONS = [
     ({"prompt": "Why?", "responses": ["x", "y", "z"], "rank": [0, 1, 1]}, "ranking", RANKED),
     ({"prompt": "Why?", "answers": ["x", "y", "z"], "scores": [0.9, -3, -3.0]}, "ranking", RANKED),
     ({"prompt": "Why?", "ranked": ["x", "y"]}, "ranking", Ranking(user("Why?"), ("x", "y"), (1, 2))),
-    ({"prompt": "Why?", "responses": ["x", "y"]}, "ranking", Ranking(user("Why?"), ("x", "y"), (1, 2))),
+    (
+        {"prompt": "Why?", "answers": [{"answer": "z", "rank": 3}, {"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]},
+        "ranking", Ranking(user("Why?"), ("z", "x", "y"), (3, 1, 2)),
+    ),
+    (
+        {"prompt": "Why?", "responses": [{"text": "x", "score": 0.5}, {"text": "y", "score": 4}]},
+        "ranking", Ranking(user("Why?"), ("x", "y"), (2, 1)),
+    ),
+    ({**TEXTS, "note": math.nan, "rater": math.nan, "strength": math.nan}, "preference", BETTER),
+    (
+        {**TEXTS, "criteria": "help", "reasons": "short", "round": "last", "seconds": "3 s", "left": True, "note": [1]},
+        "preference", BETTER,
+    ),
+    ({"prompt": str(list(TALK)), "chosen": str([ANSWER]), "rejected": json.dumps([OTHER])}, "preference", LONG),
+    (
+        {"prompt": "Why?", "response_0": "x", "response_1": "y", "better_response_id": 1, "safer_response_id": 0},
+        "pku-saferlhf", Comparison(user("Why?"), "x", "y", Outcome.B, criteria={"safe": Outcome.A}),
+    ),
+    *(
+        (
+            {"prompt": "Why?", "response_1": "x", "response_2": "y", "preference_strength": strength},
+            "helpsteer2", Comparison(user("Why?"), "x", "y", outcome, much),
+        )
+        for strength, outcome, much in [(-3, Outcome.A, 2), (-1, Outcome.A, 1), (0, Outcome.TIE, 1), (2, Outcome.B, 1)]
+    ),
+    *(
+        (
+            {"history": "Why?", "human_ref_A": "x", "human_ref_B": "y", "labels": label, "score_A": 9},
+            "shp", Comparison(user("Why?"), "x", "y", outcome),
+        )
+        for label, outcome in [(1, Outcome.A), (0, Outcome.B)]
+    ),
+    (
+        {"input": {"messages": list(TALK)}, "preferred_output": [ANSWER], "non_preferred_output": [OTHER]},
+        "openai-preference", LONG,
+    ),
+    (
+        {"instruction": "Why?", "completions": [
+            {"response": "x", "overall_score": 9, "fine-grained_score": 1.5},
+            {"response": "y", "overall_score": 2, "fine-grained_score": 4.0}]},
+        "ultrafeedback", Ranking(user("Why?"), ("x", "y"), (2, 1)),
+    ),
+    (
+        {"id": 1, "data": {"prompt": "Why?", "answer1": "x", "answer2": "y"}, "annotations": [
+            {"result": [{"type": "pairwise", "value": {"selected": "right"}}]}]},
+        "label-studio", Comparison(user("Why?"), "x", "y", Outcome.B),
+    ),
+    (
+        {"fields": {"prompt": "Why?", "r1": "x", "r2": "y"}, "responses": [
+            {"user_id": "u", "values": {"ranking": {"value": [{"value": "r2", "rank": 1}, {"value": "r1", "rank": 2}]}}}]},
+        "argilla", Ranking(user("Why?"), ("y", "x"), (1, 2)),
+    ),
+    (
+        {"fields": {"instruction": "Why?", "r1": "x", "r2": "y"}, "responses": {"best": [{"value": ["r2", "r1"]}]}},
+        "argilla", Ranking(user("Why?"), ("y", "x"), (1, 2)),
+    ),
     (
         {"prompt": "Why?", "completions": [[ANSWER], [OTHER]], "ranks": [2, 1]},
         "ranking", Ranking(user("Why?"), ("Because.", "No idea."), (2, 1)),
@@ -161,3 +219,85 @@ def test_demonstrations(tmp_path: Path, row: object, name: str, value: object) -
 @pytest.mark.parametrize(("row", "name", "value"), PROMPTS)
 def test_prompts(tmp_path: Path, row: object, name: str, value: object) -> None:
     assert read(tmp_path, row, "prompts") == (name, [value])
+
+
+# -- what would train the wrong thing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [False, 0, 0.0, -1, "bad", "FALSE", "undesirable"])
+@pytest.mark.parametrize("name", ["label", "kto_tag"])
+def test_answers_called_bad_are_never_demonstrations(tmp_path: Path, name: str, said: object) -> None:
+    for row in ({"prompt": "Why?", "completion": "x"}, {"messages": say("Why?", "x")}):
+        with pytest.raises(DataError, match=f"line 1: field {name} calls this answer a bad one"):
+            read(tmp_path, {**row, name: said}, "demonstrations")
+        assert read(tmp_path, {**row, name: 1.0}, "demonstrations")[1] == [Demonstration(user("Why?"), "x")]
+        assert read(tmp_path, {**row, name: said}, "prompts")[1] == [user("Why?")]
+        with pytest.raises(DataError, match=f"field {name} should say whether the answer is good"):
+            read(tmp_path, {**row, name: "billing"}, "demonstrations")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "Put it in water.", "role": "assistant"}, "field role is"),
+        ({"text": "<|im_start|>user\nWhy?<|im_end|>"}, "field text is a conversation written for some model"),
+        ({"text": "### Human: Why?### Assistant: x"}, "field text is a conversation written for some model"),
+    ],
+)
+def test_answers_and_rendered_conversations_are_no_prompts(tmp_path: Path, row: dict, words: str) -> None:
+    with pytest.raises(DataError, match=words.replace("|", "\\|")):
+        read(tmp_path, row, "prompts")
+
+
+TREE = {
+    "message_tree_id": "t",
+    "prompt": {"text": "Why?", "role": "prompter", "replies": [
+        {"text": "No.", "role": "assistant", "rank": 1, "replies": []},
+        {"text": "So.", "role": "assistant", "rank": 0, "replies": [
+            {"text": "And?", "role": "prompter", "replies": [{"text": "Then.", "role": "assistant", "rank": None}]}]},
+    ]},
+}  # fmt: skip
+
+
+def flat(node: dict, parent: str | None = None, name: str = "m") -> list[dict]:
+    own = {"message_id": name, "parent_id": parent, **{k: v for k, v in node.items() if k != "replies"}}
+    return [own, *(row for i, reply in enumerate(node.get("replies", ())) for row in flat(reply, name, f"{name}{i}"))]
+
+
+@pytest.mark.parametrize("rows", [[TREE], flat(TREE["prompt"]), flat(TREE["prompt"])[::-1]], ids=["tree", "flat", "back"])
+def test_conversation_trees_are_read_by_the_rank_of_their_replies(tmp_path: Path, rows: list[dict]) -> None:
+    path = tmp_path / "trees.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    talk = tuple(say("Why?", "So.")) + user("And?")
+    (ranked,) = read_file(path, "comparisons").values()
+    assert dict(zip(ranked.completions, ranked.ranks, strict=True)) == {"So.": 1, "No.": 2}
+    shown = {d.response: d.prompt for d in read_file(path, "demonstrations").values()}
+    assert shown == {"So.": user("Why?"), "Then.": talk}
+    prompts = read_file(path, "prompts").values()
+    assert len(prompts) == 2
+    assert user("Why?") in prompts
+    assert talk in prompts
+
+
+def test_an_import_says_what_it_understood(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    rows = [{"prompt": f"{i}?", "response_1": "x", "response_2": "y", "preference_strength": i - 1, "lang": "en"} for i in range(3)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_file(path, "comparisons").understood == (
+        "3 comparisons, 1 of them ties; chosen is response_1 where preference_strength is below 0, response_2 above it; "
+        "0 is a tie; columns left alone: lang"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["prompt;chosen;rejected\nWhy?;Because.;No idea.", "sep=;\nprompt;chosen;rejected\nWhy?;Because.;No idea.",
+             "sep=,\nprompt,chosen,rejected\nWhy?,Because.,No idea.", "prompt\tchosen\trejected\nWhy?\tBecause.\tNo idea."]
+)
+def test_tables_are_read_whatever_separates_their_cells(tmp_path: Path, text: str) -> None:
+    (tmp_path / "v.csv").write_text(text)
+    assert read_file(tmp_path / "v.csv", "comparisons").values() == [BETTER]
+
+
+def test_a_data_set_saved_to_disk_is_read(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([TEXTS]).save_to_disk(str(tmp_path / "saved"))
+    assert read_file(tmp_path / "saved", "comparisons").values() == [BETTER]

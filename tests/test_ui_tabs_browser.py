@@ -183,6 +183,10 @@ def test_data_is_found_mended_brought_in_and_taken_out(app, place, tmp_path):
         file.write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
         page.set_input_files("#import-file input[type=file]", file)
         expect(page.locator("#import-file")).to_contain_text("mine")
+        expect(page.locator("#imported [role=status] p")).to_have_text(
+            "mine.jsonl: 2 prompts; read from prompt. Nothing is imported yet."
+        )
+        expect(page.locator("#imported .rows li")).to_have_count(2)
         page.click("#import")
         expect(page.locator("#imported [role=status]")).to_have_text("mine.jsonl: 2 prompts added")
         expect(page.locator("#data-overview .counts > div").filter(has_text="Prompts")).to_have_text("Prompts3")

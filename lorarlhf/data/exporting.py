@@ -15,7 +15,7 @@ from typing import Any
 
 from lorarlhf.data.formats_files import CSV_COLUMNS, guard
 from lorarlhf.data.formats_lossless import to_record
-from lorarlhf.data.formats_messages import is_transcript, json_messages
+from lorarlhf.data.formats_messages import is_transcript, looks_written
 from lorarlhf.errors import DataError
 from lorarlhf.store import Row, Store
 from lorarlhf.types import Comparison, Outcome, Prompt
@@ -136,7 +136,7 @@ def _prompt_cell(prompt: Prompt) -> str:
     """Write a single user turn as its text, and as messages what would be read back as something else."""
     text = prompt[0]["content"]
     single = len(prompt) == 1 and prompt[0]["role"] == "user"
-    misread = is_transcript(text) or json_messages(text)
+    misread = is_transcript(text) or looks_written(text)
     return text if single and not misread else json.dumps(prompt, ensure_ascii=False)
 
 

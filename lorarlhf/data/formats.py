@@ -7,11 +7,13 @@ comparison also holds a prompt, and its better answer is a demonstration.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorarlhf.data.formats_messages import (
+    ROLES,
     RowError,
     answer_of,
     as_prompt,
@@ -22,6 +24,7 @@ from lorarlhf.data.formats_messages import (
     text_of,
     turns_of,
 )
+from lorarlhf.data.formats_layouts import layout_of
 from lorarlhf.data.formats_optional import list_of, number_of, optional_fields, origin_of, outcome_of
 from lorarlhf.store import Vote, prompt_of
 from lorarlhf.types import Comparison, Demonstration, Message, Outcome, Prompt, Ranking, user
@@ -33,6 +36,15 @@ PAIR_NAMES = tuple((f"{name}a", f"{name}b") for name in ("", "response_", "answe
 WINNER_NAMES = ("outcome", "winner", "preference")
 ANSWER_NAMES = ("completion", "response", "answer", "output")
 LIST_NAMES = ("ranked", "completions", "responses", "answers")
+BEST_FIRST = "ranked"
+"""The one list whose order alone says which answer is best."""
+OWN_RANKS, OWN_SCORES = ("rank",), ("score", "rating", "overall_score")
+"""Where a list's answers are objects that say themselves how good they are."""
+LABEL_NAMES = ("label", "kto_tag", "labels", "is_desirable")
+GOOD = ("true", "1", "1.0", "good", "desirable", "yes", "chosen", "thumbs_up", "up")
+BAD = ("false", "0", "0.0", "-1", "-1.0", "bad", "undesirable", "no", "rejected", "thumbs_down", "down")
+MARKUP = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|^### (Human|User|Assistant|Instruction):", re.M)
+"""Marks of a conversation that is rendered already, for some model."""
 RANK_NAMES = ("ranks", "rank", "ranking")
 SCORE_NAMES = ("scores", "score", "ratings")
 CONVERSATION_NAMES = ("messages", "conversations", "conversation")
@@ -135,39 +147,54 @@ def _ranking(row: Fields) -> Ranking:
     items = list_of(row[field], field)
     if len(items) < 2:
         raise RowError(field, f"should hold two answers or more, not {len(items)}")
-    answers, ranks = [], []
+    answers = []
     for item in items:
         if isinstance(item, dict) and "role" not in item:
             item = item.get(first(item, ("text", "content", *ANSWER_NAMES)))
         answers.append(answer_of(item, field))
-    if first(row, RANK_NAMES):
-        ranks = _ranks(row, _found(row, RANK_NAMES), len(items))
-    elif first(row, SCORE_NAMES):
-        name = _found(row, SCORE_NAMES)
-        scores = [number_of(score, name) for score in list_of(row[name], name)]
-        _same_length(scores, items, name, field)
-        order = sorted(set(scores), reverse=True)
-        ranks = [order.index(score) + 1 for score in scores]
-    elif field == "completions":
-        # `generate` writes prompt and completions too; drawn answers without a verdict are not votes.
-        raise RowError("ranks", "is missing: one number per completion, 1 is best")
-    else:
+    if (name := _in_each(items, OWN_RANKS)) is not None:
+        ranks = _ranks([item[name] for item in items], name)
+    elif (name := _in_each(items, OWN_SCORES)) is not None:
+        ranks = _by_score([item[name] for item in items], name)
+    elif name := first(row, RANK_NAMES):
+        ranks = _ranks(_numbers(row, name, items, field), name)
+    elif name := first(row, SCORE_NAMES):
+        ranks = _by_score(_numbers(row, name, items, field), name)
+    elif field == BEST_FIRST:
         ranks = list(range(1, len(items) + 1))
+    else:
+        raise RowError("ranks", f"is missing: one number per answer in {field}, 1 is best; or call a list that is best first ranked")
     return Ranking(prompt, tuple(answers), tuple(ranks), origin_of(row))
 
 
-def _ranks(row: Fields, name: str, count: int) -> list[int]:
-    numbers = [number_of(rank, name) for rank in list_of(row[name], name)]
-    _same_length(numbers, range(count), name, "the answers")
+def _in_each(items: list[Any], names: tuple[str, ...]) -> str | None:
+    """Find the name under which the answers themselves say how good they are; raise where only some do."""
+    has = [first(item, names) if isinstance(item, dict) else None for item in items]
+    name = next((one for one in has if one), None)
+    if name and any(one != name for one in has):
+        raise RowError(name, "is missing in some of the answers")
+    return name
+
+
+def _numbers(row: Fields, name: str, items: list[Any], field: str) -> list[Any]:
+    numbers = list_of(row[name], name)
+    if len(numbers) != len(items):
+        raise RowError(name, f"has {len(numbers)} numbers for {len(items)} answers in {field}")
+    return numbers
+
+
+def _by_score(values: list[Any], name: str) -> list[int]:
+    scores = [number_of(value, name) for value in values]
+    order = sorted(set(scores), reverse=True)
+    return [order.index(score) + 1 for score in scores]
+
+
+def _ranks(values: list[Any], name: str) -> list[int]:
+    numbers = [number_of(value, name) for value in values]
     if any(not math.isfinite(n) or n != int(n) or n < 0 for n in numbers):
         raise RowError(name, f"should be whole numbers, 1 for the best, not {shown(numbers)}")
     shift = 1 - min(1, int(min(numbers)))  # some count from 0
     return [int(n) + shift for n in numbers]
-
-
-def _same_length(numbers: Any, answers: Any, name: str, field: str) -> None:
-    if len(numbers) != len(answers):
-        raise RowError(name, f"has {len(numbers)} numbers for {len(answers)} answers in {field}")
 
 
 def _conversation(row: Fields) -> Demonstration | Prompt:
@@ -183,8 +210,6 @@ def _conversation(row: Fields) -> Demonstration | Prompt:
 
 def _prompt_answer(row: Fields) -> Demonstration:
     field = _found(row, ANSWER_NAMES)
-    if str(row.get("label")).lower() in ("false", "0"):
-        raise RowError("label", "calls this answer a bad one; only good ones are worth imitating")
     prompt, trim = read_prompt(row)
     answer = answer_of(row[field], field)
     return Demonstration(prompt, answer.strip() if trim else answer, origin_of(row))
@@ -192,6 +217,11 @@ def _prompt_answer(row: Fields) -> Demonstration:
 
 def _text(row: Fields) -> Demonstration | Prompt:
     text = text_of(row["text"], "text")
+    role = str(row["role"]).lower() if "role" in row else "user"
+    if ROLES.get(role) != "user":
+        raise RowError("role", f"is {shown(role)}: only what a user said is a prompt")
+    if mark := MARKUP.search(text):
+        raise RowError("text", f"is a conversation written for some model ({mark[0].strip()}); export its messages instead")
     turns = turns_of(text, "text")
     if turns is None:
         return user(text)
@@ -220,14 +250,83 @@ FORMATS = {
 }
 
 
-def read_row(fields: Fields, kind: str) -> tuple[str, Vote]:
-    """Recognise a row and make the value asked for; return the format's name with it; raise `RowError`."""
-    row = {name.strip().lower(): value for name, value in fields.items() if value is not None}
+class Row(dict[str, Any]):
+    """The fields of a row, which remember what was read of them."""
+
+    def __init__(self, fields: Fields) -> None:
+        super().__init__(fields)
+        self.used: dict[str, None] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        self.used[name] = None
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Read a field, or the default where it is not there."""
+        return self[name] if name in self else default
+
+    def left(self) -> tuple[str, ...]:
+        """Name the fields nobody read."""
+        return tuple(name for name in self if name not in self.used)
+
+
+class Read(NamedTuple):
+    """A row that was understood."""
+
+    format: str
+    value: Vote
+    left: tuple[str, ...] = ()
+    """Columns that were left alone."""
+    says: str = ""
+    """How a well-known layout is read."""
+    used: tuple[str, ...] = ()
+    """Columns that were read, where no layout says it better."""
+
+
+def _by_name(fields: Fields) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        key = name.strip().lower()
+        if key in found:
+            raise RowError(name, "is there twice, in small and in capital letters")
+        found[key] = value
+    return found
+
+
+def _absent(value: Any) -> bool:
+    """Tell what tables write where there is nothing: null, or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _check_label(row: Fields) -> None:
+    """Refuse an answer that its row calls bad, or calls something nobody knows."""
+    for name in LABEL_NAMES:
+        if name not in row:
+            continue
+        said = str(row[name]).strip().lower()
+        if said in BAD:
+            raise RowError(name, "calls this answer a bad one; only good ones are worth imitating")
+        if said not in GOOD:
+            raise RowError(name, f"should say whether the answer is good (true or false), not {shown(row[name])}")
+
+
+def read_row(fields: Fields, kind: str) -> Read:
+    """Recognise a row and make the value asked for → how it was read, and the value; raise `RowError`."""
+    row = Row({name: value for name, value in _by_name(fields).items() if not _absent(value)})
     formats = FORMATS[kind]
+    layout = layout_of(row)
+    if layout:
+        value: Vote = layout.read(row)
+        return Read(layout.name, as_kind(value, kind), row.left(), layout.says)
     for candidate in formats:
         if not candidate.missing(row):
-            return candidate.name, as_kind(candidate.read(row), kind)
-    close = [f for f in formats if len(f.missing(row)) < len(f.needs)]
+            value = as_kind(candidate.read(row), kind)
+            if kind == "demonstrations":
+                _check_label(row)
+            return Read(candidate.name, value, row.left(), "", tuple(row.used))
+    # A prompt alone says nothing of how its answers are called, where there should be several.
+    telling = [f for f in formats if any(first(row, g) for g in f.needs if kind != "comparisons" or g != PROMPT_NAMES)]
+    close = [f for f in telling if f.missing(row)]
     if close:
         nearest = min(close, key=lambda f: len(f.missing(row)))
         raise RowError(nearest.missing(row)[0], f"is missing or empty (read as {nearest.name})")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorarlhf.data.formats_messages import json_messages
+from lorarlhf.data.formats_messages import looks_written
 from lorarlhf.errors import DataError
 
 EXTENSIONS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
@@ -61,6 +61,8 @@ class RawFile:
 def open_file(path: Path, kind: str) -> RawFile:
     """Open a file of any known type; raise `DataError` for what is not one."""
     if path.is_dir():
+        if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+            return _saved_to_disk(path)
         raise DataError(f"{path} is a folder; name one file in it{_example(path)}")
     if not path.exists():
         raise DataError(f"{path} does not exist{_nearest(path)}")
@@ -149,7 +151,7 @@ def _jsonl(lines: list[bytes]) -> Iterator[RawRow]:
             continue
         where = f"line {number}"
         try:
-            value = json.loads(line.decode())
+            value = json.loads(line.decode(), object_pairs_hook=_once)
         except UnicodeDecodeError as error:
             yield RawRow(where, problem=_not_utf8(error))
         except json.JSONDecodeError as error:
@@ -160,9 +162,18 @@ def _jsonl(lines: list[bytes]) -> Iterator[RawRow]:
             yield _raw(value, where)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object, but of no doubled keys: one of the two would win without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)} is there twice")
+    return found
+
+
 def _json_rows(text: str, path: Path) -> list[Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {_lower(error.msg)}") from None
     except (ValueError, RecursionError) as error:
@@ -192,8 +203,19 @@ def _text_lines(lines: list[bytes]) -> Iterator[RawRow]:
             yield RawRow(f"line {number}", {"prompt": text})
 
 
-def _csv(text: str, path: Path, delimiter: str) -> Iterator[RawRow]:
+def _delimiter_of(text: str, usual: str) -> tuple[str, str]:
+    """Find what separates the cells → the delimiter, and the text without a line `sep=` as Excel writes it."""
+    first, _, rest = text.partition("\n")
+    if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
+        return first.strip()[4], "\n" + rest  # lines count as they stand in the file
+    others = {mark: first.count(mark) for mark in (";", "\t", ",") if mark != usual}
+    likely = max(others, key=others.__getitem__)
+    return (likely if usual not in first and others[likely] else usual), text
+
+
+def _csv(text: str, path: Path, usual: str) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB cuts off long conversations
+    delimiter, text = _delimiter_of(text, usual)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     start = 1
@@ -218,9 +240,10 @@ def _csv(text: str, path: Path, delimiter: str) -> Iterator[RawRow]:
 
 
 def _cell(name: str, cell: str, ours: bool) -> Any:
-    """Read a cell: JSON message lists are lists. In our own files only the prompt may be one, and ' is a guard."""
+    """Read a cell. In our own files ' is a guard, and an answer is a text whatever it looks like."""
     text = unguard(cell) if ours else cell
-    return text if ours and name != "prompt" else json_messages(text) or text
+    answer = ours and name in ("a", "b") and looks_written(text)
+    return [{"role": "assistant", "content": text}] if answer else text
 
 
 _GUARDED = re.compile(r"'+[=+\-@\t\r]")
@@ -261,6 +284,20 @@ def _parquet_rows(table: Any, path: Path) -> Iterator[RawRow]:
                 yield RawRow(f"row {number}", fields)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}, after row {number}: damaged Parquet: {_one_line(error)}") from None
+
+
+def _saved_to_disk(path: Path) -> RawFile:
+    """Open a folder that `save_to_disk` of datasets wrote: its train split if it has one."""
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # Arrow, JSON and file errors of any kind end in the same words
+        raise DataError(f"{path} cannot be read as a saved data set ({_one_line(error)}); save it again") from error
+    split = ("train" if "train" in found else next(iter(found))) if isinstance(found, datasets.DatasetDict) else ""
+    rows = found[split] if split else found
+    name = f"{path.name} ({split})" if split else path.name
+    return RawFile(name, (RawRow(f"row {n}", dict(row)) for n, row in enumerate(rows, 1)), len(rows))
 
 
 def open_hub(name: str) -> RawFile:

@@ -5,6 +5,7 @@ Everything here raises `RowError`, which names the field; whoever reads the file
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -71,7 +72,11 @@ def turns_of(value: Any, field: str) -> list[Message] | None:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, str):
-        return _transcript(value) if is_transcript(value) else None
+        if is_transcript(value):
+            return _transcript(value)
+        value = written_messages(value, field)
+        if value is None:
+            return None
     if isinstance(value, (list, tuple)):
         return [_message(m, field, n) for n, m in enumerate(value, 1)]
     raise RowError(field, f"should be text or a list of messages, not {shown(value)}")
@@ -105,7 +110,7 @@ def split_answer(turns: list[Message], field: str) -> tuple[Prompt, str]:
 
 def answer_of(value: Any, field: str) -> str:
     """Take one answer: a text, or a message list that holds a single assistant turn."""
-    turns = None if isinstance(value, str) else turns_of(value, field)
+    turns = turns_of(value, field) if not isinstance(value, str) or written_messages(value, field) else None
     if turns is None:
         return text_of(value, field)
     if len(turns) != 1 or turns[0]["role"] != "assistant":
@@ -131,18 +136,32 @@ def _transcript(text: str) -> list[Message]:
     return [_new("user" if name == "Human" else "assistant", content.strip()) for name, content in pairs]
 
 
-def json_messages(text: str) -> list[Any] | None:
-    """Read a table cell that holds a message list as JSON; None if it holds something else."""
-    if not text.lstrip().startswith("[") or not text.rstrip().endswith("]"):
+_WRITTEN = re.compile(r"\s*(?:array\(\s*)?\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
+"""How a list of messages begins that a table or another text holds."""
+
+
+def looks_written(text: str) -> bool:
+    """Tell whether a text begins as a written list of messages."""
+    return bool(_WRITTEN.match(text))
+
+
+def written_messages(text: str, field: str) -> list[Any] | None:
+    """Read a list of messages written as JSON, or as Python or NumPy print it; None if the text is something else.
+
+    Raise `RowError` where it begins as one and cannot be read: as a text it would teach brackets and quotes.
+    """
+    if not looks_written(text):
         return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, list) or not value or not all(isinstance(m, dict) for m in value):
-        return None
-    named = all({"role", "content"} <= m.keys() or {"from", "value"} <= m.keys() for m in value)
-    return value if named else None
+    inner = re.sub(r",\s*dtype=object\s*\)\s*\Z", "", re.sub(r"\A\s*array\(", "", text)).strip()
+    # NumPy puts line breaks where lists have commas.
+    for read, written in ((json.loads, inner), (ast.literal_eval, re.sub(r"\}\s*\n\s*\{", "}, {", inner))):
+        try:
+            value = read(written)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list) and all(isinstance(message, dict) for message in value):
+            return value
+    raise RowError(field, "looks like a list of messages, but is neither whole JSON nor Python; save it as JSON")
 
 
 def _message(value: Any, field: str, number: int) -> Message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorarlhf.data.formats_messages import RowError, shown, whole
@@ -57,7 +57,11 @@ def list_of(value: Any, field: str) -> list[Any]:
 
 
 def optional_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what a comparison may carry, as keyword arguments of `Comparison`."""
+    """Read what a comparison may carry, as keyword arguments of `Comparison`.
+
+    Only a row with a verdict of ours, `outcome`, is held to our meaning of these names; elsewhere a column that happens
+    to be called `left` or `reasons` is left alone.
+    """
     found: dict[str, Any] = {}
     if "strength" in row:
         found["strength"] = _whole_number(row, "strength", 1, MAX_STRENGTH)
@@ -66,10 +70,9 @@ def optional_fields(row: Mapping[str, Any]) -> dict[str, Any]:
         # Some margins are steps on a scale, some are differences of scores; only steps are a strength.
         if margin == int(margin) and 1 <= margin <= MAX_STRENGTH:
             found["strength"] = int(margin)
+    row = row if "outcome" in row else _ours(row)
     if "left" in row:
-        if row["left"] not in ("a", "b"):
-            raise RowError("left", f"should be a or b, not {shown(row['left'])}")
-        found["left"] = row["left"]
+        found["left"] = _side(row)
     if "criteria" in row:
         found["criteria"] = _criteria(row["criteria"])
     if "reasons" in row:
@@ -79,6 +82,7 @@ def optional_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def origin_of(row: Mapping[str, Any]) -> Origin:
     """Read who said it, when and about what."""
+    row = row if "outcome" in row else _ours(row)
     rater = row.get("rater", row.get("judge", ""))
     seconds = number_of(row["seconds"], "seconds") if "seconds" in row else None
     return Origin(
@@ -88,6 +92,40 @@ def origin_of(row: Mapping[str, Any]) -> Origin:
         adapters=_texts(row, "adapters"),
         note=_short_text(row.get("note", ""), "note"),
     )
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "left": lambda row: _side(row),
+    "criteria": lambda row: _criteria(row["criteria"]),
+    "reasons": lambda row: _texts(row, "reasons"),
+    "rater": lambda row: _short_text(row["rater"], "rater"),
+    "judge": lambda row: _short_text(row["judge"], "judge"),
+    "round": lambda row: _whole_number(row, "round", 0, 2**31),
+    "seconds": lambda row: number_of(row["seconds"], "seconds"),
+    "adapters": lambda row: _texts(row, "adapters"),
+    "note": lambda row: _short_text(row["note"], "note"),
+}
+
+
+def _ours(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the columns of our names that hold what we mean by them; only those count as read."""
+    found = {}
+    for name, read in _READERS.items():
+        plain = dict(row)
+        if name not in plain:
+            continue
+        try:
+            read(plain)
+        except RowError:
+            continue
+        found[name] = row[name]
+    return found
+
+
+def _side(row: Mapping[str, Any]) -> str:
+    if row["left"] not in ("a", "b"):
+        raise RowError("left", f"should be a or b, not {shown(row['left'])}")
+    return str(row["left"])
 
 
 def _whole_number(row: Mapping[str, Any], field: str, low: int, high: int) -> int:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from lorarlhf.data.formats import FORMATS, as_kind, read_row
+from lorarlhf.data.formats import FORMATS, Read, as_kind, read_row
 from lorarlhf.data.formats_files import EXTENSIONS, RawFile, RawRow, open_file, open_hub
+from lorarlhf.data.formats_layouts import is_flat, is_tree, rows_of_tree, trees_of
 from lorarlhf.data.formats_lossless import MARK, Stored, from_record
 from lorarlhf.data.formats_messages import RowError
 from lorarlhf.errors import DataError
 from lorarlhf.store import KINDS, Store, Vote, fingerprint, kind_of
-from lorarlhf.types import Comparison, Demonstration, Prompt
+from lorarlhf.types import Comparison, Demonstration, Outcome, Prompt, Ranking
 
 Progress = Callable[[int, "int | None"], None]
 """Called with rows read so far and rows in all, None where that is not known beforehand."""
@@ -54,6 +55,8 @@ class Imported:
     """Bad rows left out, where the person asked for that."""
     other: int = 0
     """Rows of a lossless file that are of another kind."""
+    understood: str = ""
+    """What the file was taken for, in words: counts, and which columns mean what."""
 
     def values(self) -> list[Vote]:
         """List the values alone."""
@@ -76,17 +79,17 @@ def read_file(
     file = _open(os.fspath(path_or_hub_id), kind)
     items: list[Item] = []
     problems: list[str] = []
-    formats: Counter[str] = Counter()
+    reads = _Reads()
     other = done = 0
-    for done, raw in enumerate(file.rows, 1):
+    for done, raw in enumerate(_assembled(file.rows, kind), 1):
         if progress and done % PROGRESS_ROWS == 0:
             progress(done, file.total)
         try:
-            name, item = _read(raw, kind)
+            read, item = _read(raw, kind)
         except RowError as error:
             problems.append(f"{raw.where}: {error}")
             continue
-        formats[name] += 1
+        reads.add(read)
         if item is None:
             other += 1
         else:
@@ -97,8 +100,8 @@ def read_file(
         raise DataError(f"{file.name} holds no {kind}{_why_none(other, problems)}")
     if progress:
         progress(done, done)
-    name = "+".join(name for name, _ in formats.most_common())
-    return Imported(file.name, kind, name, items, bad=len(problems), other=other)
+    values = [item.value for item in items]
+    return Imported(file.name, kind, reads.names, items, len(problems), other, reads.words(kind, values))
 
 
 def read_prompts(path_or_hub_id: str | os.PathLike[str]) -> list[Prompt]:
@@ -119,18 +122,21 @@ def import_file(
     *,
     queue: str = "",
     skip_bad: bool = False,
+    on_read: Callable[[str], object] = lambda understood: None,
 ) -> dict[str, Any]:
     """Read a file and write what is new in it, in one transaction; return what happened, for `--json`.
 
-    `queue` names the list that prompts join. Raises `DataError`; the store is then as it was.
+    `queue` names the list that prompts join; `on_read` gets what was understood before anything is written. Raises `DataError`; the store is then as it was.
     """
     found = read_file(path_or_hub_id, kind, progress, skip_bad=skip_bad)
+    on_read(f"{found.file}: {found.understood}")
     with store.transaction():
         added = _restore(store, found) + _add_new(store, [i for i in found.items if not i.stored], queue)
     return {
         "file": found.file,
         "kind": kind,
         "format": found.format,
+        "understood": found.understood,
         "added": added,
         "duplicates": len(found.items) - added,
         "bad": found.bad,
@@ -149,7 +155,11 @@ def guess_kind(path: Path) -> str:
         return "prompts"
     if any(MARK in raw.fields for raw in rows):
         return "all"
-    return next((kind for kind in FORMATS if 2 * sum(_is(raw, kind) for raw in rows) > len(rows)), "prompts")
+    for kind in FORMATS:
+        read = list(_assembled(iter(rows), kind))
+        if 2 * sum(_is(raw, kind) for raw in read) > len(read):
+            return kind
+    return "prompts"
 
 
 def _is(raw: RawRow, kind: str) -> bool:
@@ -168,19 +178,70 @@ def _open(name: str, kind: str) -> RawFile:
     return open_file(path, kind)
 
 
-def _read(raw: RawRow, kind: str) -> tuple[str, Item | None]:
+class _Reads:
+    """How the rows of a file were read, for words about it."""
+
+    def __init__(self) -> None:
+        self.formats: Counter[str] = Counter()
+        self.says: dict[str, None] = {}
+        self.used: dict[str, None] = {}
+        self.left: dict[str, None] = {}
+
+    def add(self, read: Read) -> None:
+        """Count a row."""
+        self.formats[read.format] += 1
+        self.says |= dict.fromkeys([read.says] if read.says else [])
+        self.used |= dict.fromkeys(read.used)
+        self.left |= dict.fromkeys(read.left)
+
+    @property
+    def names(self) -> str:
+        """Format names joined by `+`, the commonest first."""
+        return "+".join(name for name, _ in self.formats.most_common())
+
+    def words(self, kind: str, values: list[Vote]) -> str:
+        """Say what the file was taken for."""
+        ties = sum(isinstance(value, Comparison) and value.outcome in (Outcome.TIE, Outcome.BOTH_BAD) for value in values)
+        ranked = sum(isinstance(value, Ranking) for value in values)
+        counts = [f"{len(values):,} {'rows' if kind == 'all' else kind if len(values) != 1 else kind.removesuffix('s')}"]
+        counts += [f"{ties:,} of them ties"] if ties else []
+        counts += [f"{ranked:,} of them rankings"] if ranked and kind == "comparisons" else []
+        parts = [", ".join(counts), *self.says]
+        parts += [f"read from {', '.join(self.used)}"] if self.used else []
+        left = [name for name in self.left if name not in self.used]
+        parts += [f"columns left alone: {', '.join(left)}"] if left else []
+        return "; ".join(parts)
+
+
+def _assembled(rows: Iterator[RawRow], kind: str) -> Iterator[RawRow]:
+    """Take conversation trees apart into a row for each question; other rows stay as they are."""
+    flat: list[RawRow] = []
+    for raw in rows:
+        if raw.fields and is_flat(raw.fields):
+            flat.append(raw)
+        elif raw.fields and is_tree(raw.fields):
+            yield from (RawRow(raw.where, fields) for fields in rows_of_tree(raw.fields["prompt"], kind))
+        else:
+            yield raw
+    where = {raw.fields["message_id"]: raw.where for raw in flat}
+    for root in trees_of([raw.fields for raw in flat]):
+        yield from (RawRow(where[root["message_id"]], fields) for fields in rows_of_tree(root, kind))
+
+
+def _read(raw: RawRow, kind: str) -> tuple[Read, Item | None]:
     if raw.problem:
         raise RowError("", raw.problem)
     if MARK not in raw.fields:
         if kind == "all":
             raise RowError("", f"is not of a lossless export; import it as {', '.join(FORMATS)}")
-        name, value = read_row(raw.fields, kind)
-        return name, Item(value, raw.where)
+        read = read_row(raw.fields, kind)
+        return read, Item(read.value, raw.where)
     value, stored = from_record(raw.fields)
+    read = Read("lossless", value)
     if kind == "prompts" and stored.kind != "prompts":
-        return "lossless", None if stored.undone else Item(as_kind(value, kind), raw.where)
+        return read, None if stored.undone else Item(as_kind(value, kind), raw.where)
     wanted = {"all": KINDS, "comparisons": ("comparisons", "rankings")}.get(kind, (kind,))
-    return "lossless", Item(value, raw.where, stored) if stored.kind in wanted else None
+    return read, Item(value, raw.where, stored) if stored.kind in wanted else None
 
 
 def _all_problems(name: str, problems: list[str]) -> str:

@@ -37,6 +37,8 @@ P = TypeVar("P", bound=HasPrompt)
 
 FIRST_PASSES, MOST_PASSES = 2, 14
 """Passes over the examples of the first cycle, and of all cycles at most, where their number is left to us."""
+GAIN = 1.5
+"""Standard errors by which the held-out loss must have fallen in a cycle for another one."""
 TRIED = 128
 """Examples of each kind (not seen yet, held out) that learning rates are compared on at most."""
 
@@ -192,7 +194,7 @@ class OneAdapterStage:
         before, self.cycle_losses = self.cycle_losses, losses
         length = steps_of(2 * FIRST_PASSES, self.settings.batch_size, self.examples) if not self.cycle else 2 * (self.total - self.cycle)
         most = steps_of(MOST_PASSES, self.settings.batch_size, self.examples)
-        if not before or self.total + length > most or not clearly_less(losses, before):
+        if not before or self.total + length > most or not clearly_less(losses, before, GAIN):
             return ""
         self.cycle, self.total = self.total, self.total + length
         return f"the held-out loss still fell, so {length} more steps follow"

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from lorarlhf.algo.intervals import clearly_less
 from lorarlhf.settings import RewardSettings, SFTSettings
 from lorarlhf.train.optim import Optimizer
 
@@ -57,38 +58,38 @@ class TriesRates(Protocol):
 
 
 def try_rates(stage: TriesRates) -> Tried:
-    """Make the first steps at a few rates around the suggested one, and choose by the loss on examples not yet seen.
+    """Make the first steps at a few rates around the suggested one, and measure examples that no step has seen.
 
-    Every rate starts from the same weights and sees the same batches. Where the largest rate, or the smallest, is the
-    best, one beyond it is tried as well. The stage is left as it was.
+    Every rate starts from the same weights and sees the same batches. The suggested rate stands unless another one is
+    better by more than chance explains: what learns fastest in the first steps is often not what learns most. Where
+    the largest or smallest is clearly the best, one beyond it is tried as well. The stage is left as it was.
     """
     start, suggested = {key: value.detach().clone() for key, value in stage.tensors().items()}, stage.rate
     per_pass = math.ceil(stage.examples / min(stage.settings.batch_size, stage.examples))
     steps = max(1, min(TRIAL_STEPS, round(TRIAL_SHARE * per_pass)))
-    losses: dict[float, float] = {}
+    losses: dict[float, list[float]] = {}
 
     def measure(rate: float) -> None:
         stage.load_tensors(start)
         stage.optimizer.groups[0].learning_rate = rate
-        try:
-            for index in range(steps):
-                if not all(math.isfinite(value) for value in stage.step(index).values()):
-                    raise ArithmeticError
-            found = stage.trial_losses(steps)
-            losses[rate] = sum(found) / len(found) if found else math.inf
-        except ArithmeticError:
-            losses[rate] = math.inf
+        sound = all(all(map(math.isfinite, stage.step(index).values())) for index in range(steps))
+        losses[rate] = stage.trial_losses(steps) if sound else []
+
+    def best() -> float:
+        """Return the best of those clearly better than the suggested one, else that; any sound one where it broke."""
+        sound = {rate: sum(found) / len(found) for rate, found in losses.items() if found and all(map(math.isfinite, found))}
+        if suggested not in sound:
+            return min(sound, key=sound.__getitem__, default=suggested)
+        better = [rate for rate in sound if clearly_less(losses[rate], losses[suggested])]
+        return min(better, key=sound.__getitem__, default=suggested)
 
     for factor in FACTORS:
         measure(suggested * factor)
-    best = min(losses, key=losses.__getitem__)
-    if best == max(losses) and math.isfinite(losses[best]):
-        measure(best * BEYOND)
-    elif best == min(losses):
-        measure(best / BEYOND)
+    if best() != suggested:
+        measure(best() * (BEYOND if best() > suggested else 1 / BEYOND))
     stage.load_tensors(start)
-    if not any(map(math.isfinite, losses.values())):
-        return Tried(suggested, f"learning rate {suggested:.2g}, as suggested for a base of this width")
-    best = min(losses, key=losses.__getitem__)
-    tried = ", ".join(f"{rate:.2g} ({losses[rate]:.3f})" for rate in sorted(losses))
-    return Tried(best, f"learning rate {best:.2g}: of {tried} it lost least on examples not seen in {steps} steps")
+    rate, count = best(), len(losses[suggested])
+    tried = ", ".join(f"{one:.2g}" for one in sorted(losses) if one != rate)
+    if rate == suggested:
+        return Tried(rate, f"learning rate {rate:.2g}, by the width of the base; none of {tried} did clearly better in {steps} steps")
+    return Tried(rate, f"learning rate {rate:.2g}: in {steps} steps it did clearly better than {tried} on {count} examples")

@@ -14,7 +14,7 @@ from typing import Any
 
 from lorarlhf.data.exporting import write_votes
 from lorarlhf.data.formats_files import EXTENSIONS
-from lorarlhf.data.importing import guess_kind, import_file
+from lorarlhf.data.importing import Imported, guess_kind, import_file, read_file
 from lorarlhf.errors import DataError, StoreError
 from lorarlhf.starter import shipped_file
 from lorarlhf.store import KINDS, Row, Store
@@ -178,6 +178,15 @@ def bring_in(workspace: Workspace, file: Path, kind: str, queue: str = "", skip_
         raise DataError(str(error).replace(str(file), file.name)) from None
     finally:
         file.unlink(missing_ok=True)
+
+
+def preview(file: Path, kind: str, skip_bad: bool = False) -> Imported:
+    """Read an upload without importing it; the error names the file as the person knows it."""
+    try:
+        _check(file)
+        return read_file(file, kind, skip_bad=skip_bad)
+    except DataError as error:
+        raise DataError(str(error).replace(str(file), file.name)) from None
 
 
 def guess(file: Path) -> str:

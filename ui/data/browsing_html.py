@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from lorarlhf.data.importing import Imported
 from lorarlhf.store import Row, Store
 from lorarlhf.store.codec import prompt_of
 from lorarlhf.types import Comparison, Outcome, Ranking, is_heldout
@@ -14,6 +15,8 @@ from lorarlhf.ui.data.browsing import Page, answers_of, rater_of
 KIND_WORDS = {"comparisons": "Comparisons", "rankings": "Rankings", "demonstrations": "Demonstrations"}
 KIND_WORDS |= {"prompts": "Prompts"}
 OUTCOME_WORDS = {"a": "A is better", "b": "B is better", "tie": "tie", "both_bad": "both bad", "skip": "skipped"}
+PREVIEWED = 3
+"""Rows shown of a file before it is imported."""
 SHORT = 160
 """Letters of a text in the list."""
 
@@ -71,6 +74,20 @@ def _item(row: Row[Any]) -> str:
         f"<li class='{gone}'><button type='button' data-name='{row.id}' aria-pressed='false'>"
         f"<span class='top'><b>{_short(prompt_of(row.value)[-1]['content'])}</b></span>"
         f"{said}</button><span class='marks'>#{row.id} · {_when(row)}{marks}</span></li>"
+    )
+
+
+def preview_html(found: Imported) -> str:
+    """Say what a file was taken for, and show its first rows as they will stand here."""
+    shown = []
+    for item in found.items[:PREVIEWED]:
+        asked = _short(prompt_of(item.value)[-1]["content"])
+        answers = "".join(_answer(name, text, best) for name, text, best in _answers(item.value))
+        shown.append(f"<li><b>{asked}</b><div class='replies'>{answers}</div></li>")
+    bad = f"; {found.bad} bad rows will be left out" if found.bad else ""
+    return (
+        f"<div role='status'><p>{escape(found.file)}: {escape(found.understood)}{bad}. Nothing is imported yet.</p>"
+        f"<ol class='rows'>{''.join(shown)}</ol></div>"
     )
 
 

@@ -14,7 +14,7 @@ from lorarlhf.data.exporting import EXPORT_FORMATS
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import Filters
-from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, row_html
+from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, preview_html, row_html
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain, warned
 
@@ -233,7 +233,19 @@ def _bring_in(desk: Desk, rows: Rows) -> None:
     def from_hub(name: str | None, kind: str) -> str:
         return report(lambda: browsing.bring_in_hub(desk.workspace, name or "", kind))
 
-    file.upload(lambda path: browsing.guess(Path(path)), file, kind, **QUIET)
+    def look(path: str | None, kind: str, skip: bool) -> str:
+        if not path:
+            return ""
+        try:
+            return preview_html(browsing.preview(Path(path), kind, bool(skip)))
+        except LoraRlhfError as error:
+            return f"<p class='bad' role='alert'>{escape(str(error))}</p>"
+
+    guessed = file.upload(lambda path: browsing.guess(Path(path)), file, kind, **QUIET)
+    guessed.then(look, [file, kind, skip], said, **QUIET)
+    kind.input(look, [file, kind, skip], said, **QUIET)
+    skip.input(look, [file, kind, skip], said, **QUIET)
+    file.clear(lambda: "", None, said, **QUIET)
     waiting: dict[str, Any] = {"fn": lambda: "<p role='status'>Reading …</p>", "outputs": said, **QUIET}
     done = [
         go.click(**waiting).then(upload, [file, kind, queue, skip], [said, file], **UNSEEN),
