@@ -32,7 +32,7 @@ from transformers.pytorch_utils import Conv1D
 from lorarlhf.attention import packs, use_own_attention
 from lorarlhf.base_files import BaseFiles, find_files, fingerprint
 from lorarlhf.base_weights import QUANTISED, base_hash, bytes_needed, layers_kept_16bit, measured_bytes
-from lorarlhf.data.chat import end_of_turn_id, ensure_pad
+from lorarlhf.data.chat import check_template, end_of_turn_id, ensure_pad
 from lorarlhf.errors import BaseModelError
 from lorarlhf.hardware import free_bytes, keep_little_back, pick_device, pick_dtype, why_no_quantisation
 from lorarlhf.output import backbone, check_output_layer, logits_of
@@ -127,6 +127,7 @@ def load_base(settings: LoadSettings, progress: Progress | None = None) -> Base:
         model = _guard(files, _load_model, files, config, settings, kept, device, dtype)
     tell("Checking the model", 0.95)
     pad_why = _guard(files, ensure_pad, tokenizer, model.get_input_embeddings().num_embeddings)
+    _guard(files, check_template, tokenizer)
     eos_id, eos_ids = _guard(files, _end_ids, model, tokenizer, files.name)
     _settle(model, dtype, tokenizer, eos_ids)
     _guard(files, check_output_layer, model)

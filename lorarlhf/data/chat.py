@@ -15,7 +15,11 @@ An answer in the plain format begins with a blank and ends at `<eos>` or at a li
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Sequence
+from datetime import date
+from functools import lru_cache
 from typing import Any, Literal
 
 from lorarlhf.errors import DataError
@@ -37,6 +41,10 @@ RESERVED = (
     "[UNK]",
 )
 """Tokens that can stand for padding without meaning anything, best first."""
+TODAY = date(2026, 1, 1)
+"""The day for templates that write one: scores that are kept, and runs that go on, must read the same text tomorrow."""
+_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_MASK = re.compile("\ue000([0-9a-f]+)\ue001")
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, max_tokens: int | None = None) -> list[int]:
@@ -47,13 +55,31 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, max_tokens: int | None = None)
     """
     turns = _checked(prompt)
     ids = _ids(tokenizer, _text(tokenizer, turns))
-    while max_tokens is not None and len(ids) > max_tokens and (shorter := _without_oldest(turns)):
-        turns = shorter
-        ids = _ids(tokenizer, _text(tokenizer, turns))
+    if max_tokens is not None and len(ids) > max_tokens:
+        ids = _shortened(tokenizer, turns, max_tokens, ids)
     if max_tokens is None or len(ids) <= max_tokens:
         return ids
     head = ids[:1] if ids[0] == tokenizer.bos_token_id and max_tokens > 1 else []
     return head + ids[len(ids) - max_tokens + len(head) :]
+
+
+def _shortened(tokenizer: Any, turns: list[Message], max_tokens: int, ids: list[int]) -> list[int]:
+    """Drop as few of the oldest exchanges as make the conversation fit, or all but the last."""
+    shorter = [turns]
+    while (fewer := _without_oldest(shorter[-1])) is not None:
+        shorter.append(fewer)
+    found = {0: ids}
+
+    def fits(dropped: int) -> bool:
+        found[dropped] = _ids(tokenizer, _text(tokenizer, shorter[dropped]))
+        return len(found[dropped]) <= max_tokens
+
+    # Every exchange that goes makes it shorter: halving asks the template a few times, not once for each.
+    dropped = bisect_left(range(1, len(shorter)), True, key=fits) + 1
+    dropped = min(dropped, len(shorter) - 1)
+    if dropped not in found:
+        fits(dropped)
+    return found[dropped]
 
 
 def encode_response(tokenizer: Any, response: str, eos_id: int, end: bool = True) -> list[int]:
@@ -61,8 +87,9 @@ def encode_response(tokenizer: Any, response: str, eos_id: int, end: bool = True
 
     Prompt and answer together are what the template gives for the whole conversation: the answer is rendered and
     tokenised behind a short question, which is then taken off again. Blanks around an answer go where the template
-    takes them off.
+    takes them off. One end mark at the end of the text, as other programs leave it there, is taken off too.
     """
+    response = without_end_mark(tokenizer, response, eos_id)
     question = [_turn("user", "?")]
     before = _text(tokenizer, question)
     whole = _text(tokenizer, [*question, _turn("assistant", response)], answer=False)
@@ -77,6 +104,39 @@ def encode_response(tokenizer: Any, response: str, eos_id: int, end: bool = True
         # The template may write more behind the end mark, such as a line break.
         ids = ids[: len(ids) - 1 - ids[::-1].index(eos_id)]
     return [*ids, eos_id] if end else list(ids)
+
+
+def without_end_mark(tokenizer: Any, response: str, eos_id: int) -> str:
+    """Take the end mark off a text that ends with it."""
+    text = response.rstrip()
+    marks = {tokenizer.convert_ids_to_tokens(eos_id), tokenizer.eos_token}
+    mark = next((mark for mark in marks if mark and text.endswith(mark)), None)
+    return text.removesuffix(mark) if mark else response
+
+
+def check_template(tokenizer: Any) -> None:
+    """Raise `DataError` where the chat template leaves out what a user or an assistant says."""
+    if tokenizer.chat_template and not _keeps_all(tokenizer, parts=wants_parts(tokenizer)):
+        raise DataError("its chat template leaves out what is said; give the base another chat template")
+
+
+@lru_cache(maxsize=16)
+def _wants_parts(tokenizer: Any, template: str) -> bool:
+    return not _keeps_all(tokenizer, parts=False) and _keeps_all(tokenizer, parts=True)
+
+
+def wants_parts(tokenizer: Any) -> bool:
+    """Tell whether the template takes a content as a list of parts, and leaves plain texts out."""
+    return bool(tokenizer.chat_template) and _wants_parts(tokenizer, str(tokenizer.chat_template))
+
+
+def _keeps_all(tokenizer: Any, *, parts: bool) -> bool:
+    turns = [_turn("user", PROBE + "-1"), _turn("assistant", PROBE + "-2")]
+    try:
+        text = _apply(tokenizer, turns, answer=False, parts=parts)
+    except DataError:
+        return False
+    return all(turn["content"] in text for turn in turns)
 
 
 def end_of_turn_id(tokenizer: Any) -> int | None:
@@ -148,8 +208,35 @@ def _without_oldest(turns: list[Message]) -> list[Message] | None:
     return None if later is None else head + rest[later:]
 
 
+@lru_cache(maxsize=16)
+def _control_texts(tokenizer: Any) -> list[str]:
+    """List the texts of control tokens, longest first."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
+
+
+def _masked(tokenizer: Any, turns: list[Message]) -> list[Message]:
+    """Put numbers for control tokens that people wrote, so that they are told from those of the template."""
+    controls = _control_texts(tokenizer)
+    if not any(text in turn["content"] for turn in turns for text in controls):
+        return turns
+    masked = []
+    for turn in turns:
+        content = turn["content"]
+        for number, text in enumerate(controls):
+            content = content.replace(text, f"\ue000{number:x}\ue001")
+        masked.append(_turn(turn["role"], content))
+    return masked
+
+
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids: list[int] = []
+    for place, part in enumerate(_MASK.split(text)):
+        if place % 2:  # what a person wrote is text, whatever it looks like
+            written = _control_texts(tokenizer)[int(part, 16)]
+            ids += tokenizer(written, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        elif part or not text:
+            ids += tokenizer(part, add_special_tokens=False)["input_ids"]
     # A template writes BOS itself where the model wants one: adding special tokens would double it.
     adds_bos = not tokenizer.chat_template and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     return [tokenizer.bos_token_id, *ids] if adds_bos else ids
@@ -157,6 +244,7 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _text(tokenizer: Any, turns: list[Message], answer: bool = True) -> str:
     """Write the conversation as the model reads it, up to where the next answer begins if `answer`."""
+    turns = _masked(tokenizer, turns)
     if not tokenizer.chat_template:
         return _plain(tokenizer, turns, answer)
     system = [turn["content"].strip() for turn in turns if turn["role"] == "system"]
@@ -180,12 +268,29 @@ def _merge_system(turns: list[Message]) -> list[Message]:
 
 
 def _render(tokenizer: Any, turns: list[Message], answer: bool) -> str:
+    return _apply(tokenizer, turns, answer, parts=wants_parts(tokenizer))
+
+
+def _dated(tokenizer: Any) -> str | None:
+    """Return the template with a fixed day in place of today's; None where it asks for none."""
+    template = tokenizer.chat_template
+    if not isinstance(template, str) or "strftime_now" not in template:
+        return None
+    return _NOW.sub(lambda call: repr(TODAY.strftime(call[2])), template)
+
+
+def _apply(tokenizer: Any, turns: list[Message], answer: bool, *, parts: bool) -> str:
     from jinja2.exceptions import TemplateError
 
+    said: list[Any] = turns
+    if parts:
+        said = [{"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
     try:
         # Bases that can think aloud first are asked not to: a person rates the answer, and thoughts use up its length.
         return str(
-            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer, enable_thinking=False)
+            tokenizer.apply_chat_template(
+                said, _dated(tokenizer), tokenize=False, add_generation_prompt=answer, enable_thinking=False
+            )
         )
     except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
