@@ -43,7 +43,7 @@ def rater_for(taste: str, samples: Sequence[str], seed: int = 0) -> Rater:
         return Rater(_words(samples, seed), 0.0)
     if taste == "length":
         return Rater(lambda text: -float(len(text.split())), 2.0)
-    return Rater(_manners, 0.1)
+    return Rater(_manners, 0.15)
 
 
 def _words(samples: Sequence[str], seed: int) -> Taste:
@@ -55,7 +55,7 @@ def _words(samples: Sequence[str], seed: int) -> Taste:
 
 
 def _manners(text: str) -> float:
-    """Judge what can be seen: a capital first, a full stop last, no brackets or shouting, nothing said twice."""
+    """Judge what can be seen: a capital first, a full stop last, plain words, no brackets or shouting, nothing twice."""
     words = text.split()
     if not words:
         return -1.0
@@ -65,6 +65,7 @@ def _manners(text: str) -> float:
         + 1.0 * text.rstrip().endswith((".", "?"))
         - 0.5 * min(2, len(re.findall(r"[()\[\]{}<>|_*#=]", text)))
         - 0.5 * min(2, text.count("!"))
+        - 0.1 * sum(len(word) > 8 for word in words)
         - 0.3 * min(3, sum(word.isupper() and len(word) > 1 for word in words))
         - 2.0 * (1 - len(set(runs)) / len(runs) if runs else 0.0)
     )

@@ -289,7 +289,11 @@ def _apply(tokenizer: Any, turns: list[Message], answer: bool, *, parts: bool) -
         # Bases that can think aloud first are asked not to: a person rates the answer, and thoughts use up its length.
         return str(
             tokenizer.apply_chat_template(
-                said, _dated(tokenizer), tokenize=False, add_generation_prompt=answer, enable_thinking=False
+                said,
+                chat_template=_dated(tokenizer),
+                tokenize=False,
+                add_generation_prompt=answer,
+                enable_thinking=False,
             )
         )
     except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:

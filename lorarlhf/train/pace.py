@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 SHARE = 0.8
 """Share of the steps after which the policy should have come nearly all the way."""
-LOOK_AHEAD = 4
+LOOK_AHEAD = 3
 """Steps in which a policy that has fallen behind should catch up."""
 LONGEST, SHORTEST = 4.0, 0.25
 """Most and least that a step may cover, in even steps from start to target."""
@@ -47,7 +47,8 @@ class Pace:
 
     def steer(self, moved: float, wanted: float) -> None:
         """Set the rate for the next update after one of KL `moved`, in nats an answer."""
-        factor = wanted / math.sqrt(moved) if moved > 0 else CHANGE
+        # Half the way, in powers: one update is a noisy measure of the next.
+        factor = math.sqrt(wanted / math.sqrt(moved)) if moved > 0 else CHANGE
         self.rate *= min(max(factor, 1 / CHANGE), CHANGE)
 
     def state(self) -> dict[str, float]:

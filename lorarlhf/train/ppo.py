@@ -52,7 +52,7 @@ OnSamples = Callable[[int, Rollout], None]
 
 START_KL, START_RATIO = 0.5, 0.1
 """Before the first update the policy is the reference: KL per answer and mean |ratio − 1| beyond these are a bug."""
-FIRST_RATE = 0.3
+FIRST_RATE = 0.1
 """Share of the rate suggested for supervised training with which a steered policy begins."""
 MOVED_ROWS = 32
 """Answers on which the length of an update is measured."""
