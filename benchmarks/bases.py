@@ -35,9 +35,11 @@ ASKS = ("What does {} do?", "Tell me about {}.", "Explain {}.", "What is {} for?
 PLAIN = {"vocabulary": 1024, "hidden": 64, "inner": 160, "layers": 4, "steps": 1500, "rate": 4e-3}
 CHAT = {"vocabulary": 2048, "hidden": 160, "inner": 480, "layers": 6, "steps": 1200, "rate": 2e-3}
 TOPICS = (
-    "tea|bread|rain|the moon|bicycles|gardens|sleep|music|trains|winter|cats|mountains|coffee|books|clocks|bridges|honey|"
-    "maps|the sea|football|chess|paper|glass|wool|salt|rice|volcanoes|bees|libraries|markets|kites|candles|apples|rivers"
-).split("|")
+    "tea", "bread", "rain", "the moon", "bicycles", "gardens", "sleep", "music", "trains", "winter", "cats",
+    "mountains", "coffee", "books", "clocks", "bridges", "honey", "maps", "the sea", "football", "chess", "paper",
+    "glass", "wool", "salt", "rice", "volcanoes", "bees", "libraries", "markets", "kites", "candles", "apples",
+    "rivers",
+)  # fmt: skip
 EVERYDAY = (
     "Tell me something about {}.",
     "Why do people like {}?",

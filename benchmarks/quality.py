@@ -7,7 +7,7 @@ Without `--base` each seed goes round the whole loop on the starter in a fresh w
 of them wrong), reward model, PPO. With it the votes are on answers of the bare base, by a scripted taste, on a base
 that no setting was tuned for. Every setting is the declared default. The reward model is judged on answers to held-out
 prompts, against the labels the rater gives without noise (its ties left out), and beside a linear model on the base's
-own states of the same votes; the policy against where it started, on held-out prompts, ties half. Prints one JSON value.
+own states of the same votes; the policy against where it started, on held-out prompts, ties half. Prints one JSON.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import torch
 from benchmarks.bases import make
 from benchmarks.critics import add_critic, critic_settings
 from benchmarks.tastes import TASTES, Rater, rater_for
-from lorarlhf.algo.probe import fit_probe
-from lorarlhf.data.cutting import Budget
 from lorarlhf.algo.intervals import wilson_interval
+from lorarlhf.algo.probe import fit_probe
 from lorarlhf.base import base_hash
+from lorarlhf.data.cutting import Budget
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.demo import rehearse, scripted_votes
 from lorarlhf.engine.training import train
@@ -106,18 +106,30 @@ def elsewhere(folder: Path, taste: str, seed: int, votes: int, noise: float, bit
         rng = random.Random(seed)
         given = [rater.compare(prompt, a, b, noise, rng) for prompt, a, b in answers]
         engine.store.add_comparisons(given)
-        clear = [v for v in (rater.compare(*pair, 0.0, rng) for pair in _pairs(engine, heldout, PAIRS, 1000 + seed)) if _clear(v)]
+        clear = [
+            v
+            for v in (rater.compare(*pair, 0.0, rng) for pair in _pairs(engine, heldout, PAIRS, 1000 + seed))
+            if _clear(v)
+        ]
         linear = _linear_accuracy(engine, given, clear)
         said = {"taste": taste, "seed": seed, "clear_votes": sum(map(_clear, given)), "linear": linear}
         reward = train(engine, "reward", STAGES["reward"].parse({"seed": seed, **stages.get("reward", {})}))
         scores = engine.score(reward["adapter"], [(v.prompt, text) for v in clear for text in (v.a, v.b)])
-        right = sum((a > b) == (v.outcome is Outcome.A) for v, a, b in zip(clear, scores[::2], scores[1::2], strict=True))
-        said["reward"] = {"accuracy": right / len(clear), "interval": wilson_interval(right, len(clear)), "pairs": len(clear)}
+        right = sum(
+            (a > b) == (v.outcome is Outcome.A) for v, a, b in zip(clear, scores[::2], scores[1::2], strict=True)
+        )
+        said["reward"] = {
+            "accuracy": right / len(clear),
+            "interval": wilson_interval(right, len(clear)),
+            "pairs": len(clear),
+        }
         said["reward"]["said"] = [event.text for event in engine.store.events(reward["run"])]
         print(json.dumps(said), file=sys.stderr)
         ppo = train(engine, "ppo", STAGES["ppo"].parse({"seed": seed, **stages.get("ppo", {})}))
         said |= _won(engine, rater, heldout, ppo["adapter"], seed)
-        foreseen = [v for step, name, v in engine.store.metrics(ppo["run"]) if name == "val/explained_variance" and step > 10]
+        foreseen = [
+            v for step, name, v in engine.store.metrics(ppo["run"]) if name == "val/explained_variance" and step > 10
+        ]
         said |= {
             "kl": ppo["metrics"]["eval/kl"],
             "explained_variance_least": min(foreseen) if foreseen else None,
@@ -165,7 +177,10 @@ def _won(engine: Engine, rater: Rater, heldout: list[Prompt], policy: str, seed:
     return {
         "win_rate": wins / len(heldout),
         "win_rate_interval": wilson_interval(wins, len(heldout)),
-        "examples": [{"prompt": p[-1]["content"], "before": a, "after": b} for p, a, b in list(zip(heldout, old, new))[:5]],
+        "examples": [
+            {"prompt": p[-1]["content"], "before": a, "after": b}
+            for p, a, b in list(zip(heldout, old, new, strict=True))[:5]
+        ],
     }
 
 

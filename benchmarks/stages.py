@@ -61,7 +61,9 @@ def make_stage(
         sft = SFTStage(studio, "trained", SFTSettings(**common), [Demonstration(user(PLACE), PLACE)] * EXAMPLES)
         sft.rows = _rows(base, prompt, answer, EXAMPLES)
         return sft
-    reward = RewardStage(studio, "trained", RewardSettings(**common), [Vote((Pair(user(PLACE), PLACE, "x"),))] * EXAMPLES)
+    reward = RewardStage(
+        studio, "trained", RewardSettings(**common), [Vote((Pair(user(PLACE), PLACE, "x"),))] * EXAMPLES
+    )
     rows = _rows(base, prompt, answer, 2 * EXAMPLES)
     reward.votes = [
         made._replace(rows=[one, other]) for made, one, other in zip(reward.votes, rows[::2], rows[1::2], strict=True)

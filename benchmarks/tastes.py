@@ -55,7 +55,7 @@ def _words(samples: Sequence[str], seed: int) -> Taste:
 
 
 def _manners(text: str) -> float:
-    """Judge what can be seen: a capital first, a full stop last, plain words, no brackets or shouting, nothing twice."""
+    """Judge what can be seen: a capital first, a full stop last, plain words, no brackets, nothing twice."""
     words = text.split()
     if not words:
         return -1.0

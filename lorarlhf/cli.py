@@ -106,7 +106,9 @@ def import_(file: str, kind: str, skip_bad: bool, workspace: str | None, as_json
 
     path = shipped_file(kind) if file == "starter" else file
     with open_workspace(workspace).store() as store, counting_bar("reading", "row") as progress:
-        report = import_file(store, path, kind, progress, skip_bad=skip_bad, on_read=lambda said: click.echo(said, err=True))
+        report = import_file(
+            store, path, kind, progress, skip_bad=skip_bad, on_read=lambda said: click.echo(said, err=True)
+        )
     if as_json:
         show_json(report)
     else:

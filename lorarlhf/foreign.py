@@ -261,6 +261,10 @@ def _check_shapes(
             raise AdapterError(
                 f"{foreign.name}: {layer} has rank {a.shape[0]}, not {foreign.config['r']}; get it again"
             )
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise AdapterError(
+                f"{foreign.name}: {layer} holds NaN or infinite numbers; its training broke, so train it again"
+            )
 
 
 def _check_head(foreign: Foreign, head: Any, layers: dict[str, tuple[int, int]], base: BaseFiles) -> None:

@@ -127,7 +127,9 @@ class OptimSettings(Settings):
 class SFTSettings(LoraSettings, OptimSettings):
     """Supervised fine-tuning: imitate the demonstrations."""
 
-    epochs: Passes = knob("auto", "Passes over the demonstrations; auto goes on while the held-out loss falls", basic=True)
+    epochs: Passes = knob(
+        "auto", "Passes over the demonstrations; auto goes on while the held-out loss falls", basic=True
+    )
     eval_every: int = knob(0, "Steps between measurements of the held-out loss; 0 makes eight in a run", ge=0)
     parent: str = knob("", "Adapter to go on from; empty starts from the bare base")
 

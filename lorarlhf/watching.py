@@ -34,8 +34,9 @@ def describe(store: Store, run_id: str) -> str:
 
 
 def spoken(run: RunRow, store: Store) -> list[str]:
-    """Write what a run's numbers say, a line each."""
-    return [f"  ! {remark}" for remark in remarks(run, series_of(store, run.id))]
+    """Write what happened in a run and what its numbers say, a line each."""
+    happened = [f"  {text}" for text in store.said(run.id)]
+    return happened + [f"  ! {remark}" for remark in remarks(run, series_of(store, run.id))]
 
 
 def watch(store: Store) -> None:

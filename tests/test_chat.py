@@ -234,7 +234,9 @@ def test_control_tokens_that_people_write_are_text(named: tuple[str, Any]) -> No
 
 def test_a_template_that_wants_parts_gets_them_and_one_that_drops_words_is_refused() -> None:
     parts = tiny.CHATML.replace("m['content']", "m['content'][0]['text'] if m['content'] is not string else ''")
-    parts = parts.replace("+ m['content'][0]['text'] if", "+ (m['content'][0]['text'] if").replace("else ''", "else '')")
+    parts = parts.replace("+ m['content'][0]['text'] if", "+ (m['content'][0]['text'] if").replace(
+        "else ''", "else '')"
+    )
     tokenizer = tiny.tokenizer(chat=parts)
     plain = tiny.tokenizer()
     check_template(tokenizer)

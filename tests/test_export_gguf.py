@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import gguf
 import numpy as np
@@ -11,13 +12,15 @@ from safetensors.numpy import load_file
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
+from lorarlhf.data.chat import rendered
 from lorarlhf.errors import ExportError
 from lorarlhf.export import gguf_format
 from lorarlhf.export.gguf_format import check_file, write_gguf
 from lorarlhf.export.origin import origin_of
-from lorarlhf.export.readme_gguf import write_modelfile
+from lorarlhf.export.readme_gguf import go_template, pieces_of, write_modelfile
 from lorarlhf.settings import LoadSettings
 from tests import tiny
+from tests.test_chat import TEMPLATES
 from tests.test_export import make
 
 NAMES = {
@@ -123,6 +126,31 @@ def test_the_modelfile_names_base_adapter_and_end(written):
     assert lines[0].startswith("# The base, qwen3,")
     assert lines[1:3] == ["FROM ./qwen3.gguf", "ADAPTER ./adapter.gguf"]
     assert 'PARAMETER stop "<|im_end|>"' in lines
+    assert "<|im_start|>assistant" in (file.parent / "Modelfile").read_text().split('TEMPLATE """')[1]
+
+
+def spoken(template: str, turns: list[dict[str, str]]) -> str:
+    """Run the little of Go's template language that a Modelfile of ours uses."""
+    inside, last = template.removeprefix("{{ range .Messages }}").rsplit("{{ end }}", 1)
+    parts = dict(re.findall(r'\{\{ if eq \.Role "(\w+)" \}\}(.*?)(?=\{\{ else \}\}|(?:\{\{ end \}\})+$)', inside, re.S))
+    return "".join(parts[turn["role"]].replace("{{ .Content }}", turn["content"]) for turn in turns) + last
+
+
+@pytest.mark.parametrize("chat", [True, False, *TEMPLATES.values()], ids=["chatml", "plain", *TEMPLATES])
+def test_the_modelfile_writes_what_the_adapter_was_trained_on(chat):
+    tokenizer = tiny.tokenizer(chat=chat)
+    found = pieces_of(tokenizer)
+    talks = [
+        [{"role": "user", "content": "Hi"}],
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+        [{"role": r, "content": f"{r} {i}"} for i, r in enumerate(("user", "assistant", "user", "assistant", "user"))],
+    ]
+    if found is None:  # it writes a turn otherwise where another follows, or has no system turn
+        assert chat in (TEMPLATES["gemma"], TEMPLATES["llama2"], TEMPLATES["thinking"])
+        return
+    for turns in talks:
+        expected = rendered(tokenizer, turns, True).removeprefix("<s>")
+        assert spoken(go_template(found), turns) == expected
 
 
 def test_what_a_gguf_adapter_cannot_hold_is_refused(written, tmp_path):

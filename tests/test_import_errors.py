@@ -90,7 +90,10 @@ BAD_COMPARISONS = [
     ({"prompt": "Why?", "completions": ["x", "y"]}, "field ranks is missing"),
     ({"prompt": "Why?", "responses": ["x", "y"]}, "field ranks is missing: one number per answer in responses"),
     ({"prompt": "Why?", "answers": [{"text": "x", "rank": 1}, {"text": "y"}]}, "field rank is missing in some"),
-    ({"prompt": "Why?", "response_0": "x", "response_1": "y"}, 'no known fields (has "prompt, response_0, response_1")'),
+    (
+        {"prompt": "Why?", "response_0": "x", "response_1": "y"},
+        'no known fields (has "prompt, response_0, response_1")',
+    ),
     ({**PKU, "better_response_id": 2}, "field better_response_id should be 0 or 1, not 2"),
     ({**STEER, "preference_strength": 4}, "field preference_strength should be a whole number from -3 to 3"),
     ({"instruction": "Why?", "completions": [{"response": "x"}, {"response": "y"}]}, "field completions should each"),

@@ -90,7 +90,8 @@ COMPARISONS = [
     ({"prompt": "Why?", "answers": ["x", "y", "z"], "scores": [0.9, -3, -3.0]}, "ranking", RANKED),
     ({"prompt": "Why?", "ranked": ["x", "y"]}, "ranking", Ranking(user("Why?"), ("x", "y"), (1, 2))),
     (
-        {"prompt": "Why?", "answers": [{"answer": "z", "rank": 3}, {"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]},
+        {"prompt": "Why?", "answers": [{"answer": "z", "rank": 3}, {"answer": "x", "rank": 1},
+                                       {"answer": "y", "rank": 2}]},
         "ranking", Ranking(user("Why?"), ("z", "x", "y"), (3, 1, 2)),
     ),
     (
@@ -138,7 +139,7 @@ COMPARISONS = [
     ),
     (
         {"fields": {"prompt": "Why?", "r1": "x", "r2": "y"}, "responses": [
-            {"user_id": "u", "values": {"ranking": {"value": [{"value": "r2", "rank": 1}, {"value": "r1", "rank": 2}]}}}]},
+            {"values": {"ranking": {"value": [{"value": "r2", "rank": 1}, {"value": "r1", "rank": 2}]}}}]},
         "argilla", Ranking(user("Why?"), ("y", "x"), (1, 2)),
     ),
     (
@@ -264,7 +265,9 @@ def flat(node: dict, parent: str | None = None, name: str = "m") -> list[dict]:
     return [own, *(row for i, reply in enumerate(node.get("replies", ())) for row in flat(reply, name, f"{name}{i}"))]
 
 
-@pytest.mark.parametrize("rows", [[TREE], flat(TREE["prompt"]), flat(TREE["prompt"])[::-1]], ids=["tree", "flat", "back"])
+@pytest.mark.parametrize(
+    "rows", [[TREE], flat(TREE["prompt"]), flat(TREE["prompt"])[::-1]], ids=["tree", "flat", "back"]
+)
 def test_conversation_trees_are_read_by_the_rank_of_their_replies(tmp_path: Path, rows: list[dict]) -> None:
     path = tmp_path / "trees.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -281,17 +284,25 @@ def test_conversation_trees_are_read_by_the_rank_of_their_replies(tmp_path: Path
 
 def test_an_import_says_what_it_understood(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
-    rows = [{"prompt": f"{i}?", "response_1": "x", "response_2": "y", "preference_strength": i - 1, "lang": "en"} for i in range(3)]
+    rows = [
+        {"prompt": f"{i}?", "response_1": "x", "response_2": "y", "preference_strength": i - 1, "lang": "en"}
+        for i in range(3)
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
     assert read_file(path, "comparisons").understood == (
-        "3 comparisons, 1 of them ties; chosen is response_1 where preference_strength is below 0, response_2 above it; "
-        "0 is a tie; columns left alone: lang"
+        "3 comparisons, 1 of them ties; chosen is response_1 where preference_strength is below 0, response_2 above "
+        "it; 0 is a tie; columns left alone: lang"
     )
 
 
 @pytest.mark.parametrize(
-    "text", ["prompt;chosen;rejected\nWhy?;Because.;No idea.", "sep=;\nprompt;chosen;rejected\nWhy?;Because.;No idea.",
-             "sep=,\nprompt,chosen,rejected\nWhy?,Because.,No idea.", "prompt\tchosen\trejected\nWhy?\tBecause.\tNo idea."]
+    "text",
+    [
+        "prompt;chosen;rejected\nWhy?;Because.;No idea.",
+        "sep=;\nprompt;chosen;rejected\nWhy?;Because.;No idea.",
+        "sep=,\nprompt,chosen,rejected\nWhy?,Because.,No idea.",
+        "prompt\tchosen\trejected\nWhy?\tBecause.\tNo idea.",
+    ],
 )
 def test_tables_are_read_whatever_separates_their_cells(tmp_path: Path, text: str) -> None:
     (tmp_path / "v.csv").write_text(text)

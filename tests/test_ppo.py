@@ -11,12 +11,11 @@ from benchmarks import one_token
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
 from lorarlhf.errors import TrainingError
-from lorarlhf.sampling import Completion
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings
 from lorarlhf.train.common import Studio
 from lorarlhf.train.loop import StageDone
 from lorarlhf.train.ppo import PPOStage
-from lorarlhf.train.rollout import RewardScorer, Roles
+from lorarlhf.train.rollout import Roles
 from lorarlhf.train.team import Team
 from tests import tiny
 

@@ -27,7 +27,15 @@ from tests import tiny
 from tests.warm import WarmCommand
 
 SFT = SFTSettings(
-    learning_rate=5e-4, rank=2, alpha=4, heldout_share=0.2, batch_size=4, epochs=2, checkpoint_every=2, eval_every=3, micro_batch_tokens=128
+    learning_rate=5e-4,
+    rank=2,
+    alpha=4,
+    heldout_share=0.2,
+    batch_size=4,
+    epochs=2,
+    checkpoint_every=2,
+    eval_every=3,
+    micro_batch_tokens=128,
 )
 
 

@@ -33,7 +33,8 @@ def reinforce(stage: PPOStage, rollout, each: int) -> list[torch.Tensor]:
     counts = [len(row.response) for row in rollout.rows]
     apart = rollout.logprobs_BR - rollout.ref_logprobs_BR
     earned = [
-        float(score) / stage.spread - price * float(apart[b, : counts[b]].sum()) for b, score in enumerate(rollout.scores_B.tolist())
+        float(score) / stage.spread - price * float(apart[b, : counts[b]].sum())
+        for b, score in enumerate(rollout.scores_B.tolist())
     ]
     with bank.activate("policy"):
         for b, row in enumerate(rollout.rows):

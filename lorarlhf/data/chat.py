@@ -242,6 +242,11 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return [tokenizer.bos_token_id, *ids] if adds_bos else ids
 
 
+def rendered(tokenizer: Any, turns: list[Message], answer: bool) -> str:
+    """Write a conversation as the base reads it, up to where the next answer begins if `answer`."""
+    return _text(tokenizer, turns, answer)
+
+
 def _text(tokenizer: Any, turns: list[Message], answer: bool = True) -> str:
     """Write the conversation as the model reads it, up to where the next answer begins if `answer`."""
     turns = _masked(tokenizer, turns)

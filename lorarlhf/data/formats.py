@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lorarlhf.data.formats_layouts import layout_of
 from lorarlhf.data.formats_messages import (
     ROLES,
     RowError,
@@ -24,7 +25,6 @@ from lorarlhf.data.formats_messages import (
     text_of,
     turns_of,
 )
-from lorarlhf.data.formats_layouts import layout_of
 from lorarlhf.data.formats_optional import list_of, number_of, optional_fields, origin_of, outcome_of
 from lorarlhf.store import Vote, prompt_of
 from lorarlhf.types import Comparison, Demonstration, Message, Outcome, Prompt, Ranking, user
@@ -43,7 +43,9 @@ OWN_RANKS, OWN_SCORES = ("rank",), ("score", "rating", "overall_score")
 LABEL_NAMES = ("label", "kto_tag", "labels", "is_desirable")
 GOOD = ("true", "1", "1.0", "good", "desirable", "yes", "chosen", "thumbs_up", "up")
 BAD = ("false", "0", "0.0", "-1", "-1.0", "bad", "undesirable", "no", "rejected", "thumbs_down", "down")
-MARKUP = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|^### (Human|User|Assistant|Instruction):", re.M)
+MARKUP = re.compile(
+    r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|^### (Human|User|Assistant|Instruction):", re.M
+)
 """Marks of a conversation that is rendered already, for some model."""
 RANK_NAMES = ("ranks", "rank", "ranking")
 SCORE_NAMES = ("scores", "score", "ratings")
@@ -163,7 +165,10 @@ def _ranking(row: Fields) -> Ranking:
     elif field == BEST_FIRST:
         ranks = list(range(1, len(items) + 1))
     else:
-        raise RowError("ranks", f"is missing: one number per answer in {field}, 1 is best; or call a list that is best first ranked")
+        raise RowError(
+            "ranks",
+            f"is missing: one number per answer in {field}, 1 is best; or call a list that is best first ranked",
+        )
     return Ranking(prompt, tuple(answers), tuple(ranks), origin_of(row))
 
 
@@ -221,7 +226,9 @@ def _text(row: Fields) -> Demonstration | Prompt:
     if ROLES.get(role) != "user":
         raise RowError("role", f"is {shown(role)}: only what a user said is a prompt")
     if mark := MARKUP.search(text):
-        raise RowError("text", f"is a conversation written for some model ({mark[0].strip()}); export its messages instead")
+        raise RowError(
+            "text", f"is a conversation written for some model ({mark[0].strip()}); export its messages instead"
+        )
     turns = turns_of(text, "text")
     if turns is None:
         return user(text)
@@ -263,7 +270,7 @@ class Row(dict[str, Any]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Read a field, or the default where it is not there."""
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - that would be this method
 
     def left(self) -> tuple[str, ...]:
         """Name the fields nobody read."""

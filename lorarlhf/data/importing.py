@@ -126,7 +126,8 @@ def import_file(
 ) -> dict[str, Any]:
     """Read a file and write what is new in it, in one transaction; return what happened, for `--json`.
 
-    `queue` names the list that prompts join; `on_read` gets what was understood before anything is written. Raises `DataError`; the store is then as it was.
+    `queue` names the list that prompts join; `on_read` gets what was understood before anything is written. Raises
+    `DataError`; the store is then as it was.
     """
     found = read_file(path_or_hub_id, kind, progress, skip_bad=skip_bad)
     on_read(f"{found.file}: {found.understood}")
@@ -201,9 +202,13 @@ class _Reads:
 
     def words(self, kind: str, values: list[Vote]) -> str:
         """Say what the file was taken for."""
-        ties = sum(isinstance(value, Comparison) and value.outcome in (Outcome.TIE, Outcome.BOTH_BAD) for value in values)
+        ties = sum(
+            isinstance(value, Comparison) and value.outcome in (Outcome.TIE, Outcome.BOTH_BAD) for value in values
+        )
         ranked = sum(isinstance(value, Ranking) for value in values)
-        counts = [f"{len(values):,} {'rows' if kind == 'all' else kind if len(values) != 1 else kind.removesuffix('s')}"]
+        counts = [
+            f"{len(values):,} {'rows' if kind == 'all' else kind if len(values) != 1 else kind.removesuffix('s')}"
+        ]
         counts += [f"{ties:,} of them ties"] if ties else []
         counts += [f"{ranked:,} of them rankings"] if ranked and kind == "comparisons" else []
         parts = [", ".join(counts), *self.says]

@@ -5,6 +5,7 @@ Whatever can be wrong with a request is found before anything is recorded. Knows
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -82,7 +83,9 @@ def train(
             parents["load"] = engine.load_settings.model_dump(mode="json")
             parents |= conditions(engine, request.parents, request.data)
             base = str(engine.base.identity["name"])
-            run = engine.store.start_run(stage, request.adapter, base, settings.model_dump(mode="json"), parents)
+            run = engine.store.start_run(
+                stage, request.adapter, base, request.settings.model_dump(mode="json"), parents
+            )
             on_run(run)
         return _drive(engine, team.broadcast(run), request, built, watch, paused)
 
@@ -164,10 +167,38 @@ def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Reque
     parents = {role: parent_of(engine, getattr(settings, role), default) for role, default in PARENTS[stage].items()}
     if parents.get("reward") == BARE:
         raise TrainingError("no reward model on this base yet; train one first with `lorarlhf train reward`")
+    settings = _shape_of_parent(engine, stage, settings, parents)
     data = {kind: [row.id for row in getattr(engine.store, kind)()] for kind in DATA[stage]}
     if "comparisons" in data:
         data["comparisons"] = [row.id for row in engine.store.lessons(stage)]
     return Request(stage, settings, adapter, parents, data)
+
+
+def _shape_of_parent(engine: Engine, stage: str, settings: Settings, parents: dict[str, str]) -> Settings:
+    """Take rank, alpha and targets of the adapter that a new one is copied from; refuse others that were asked for."""
+    start = parents.get("parent", BARE)
+    if stage == "ppo" and start == BARE:
+        start = parents["sft"]
+    if start == BARE:
+        return settings
+    config = json.loads((engine.saved(start).path / "adapter_config.json").read_text(encoding="utf-8"))
+    shape = {"rank": config["r"], "alpha": config["lora_alpha"]}
+    usual = type(settings)()
+    for name, has in shape.items():
+        asked = getattr(settings, name)
+        if asked not in (has, getattr(usual, name)):
+            raise TrainingError(
+                f"{name} {asked} cannot be had: the new adapter is copied from {start}, which has {name} {has}; leave "
+                f"--{name} out, or begin on the bare base with --parent base"
+            )
+    targets = getattr(settings, "targets")  # noqa: B009 - a setting like the two above
+    if targets != getattr(usual, "targets"):  # noqa: B009
+        wanted = {target.strip() for target in targets.split(",")}
+        if wanted != set(config["target_modules"]):
+            raise TrainingError(
+                f"targets {targets} cannot be had: {start}, the copy's source, has {', '.join(sorted(config['target_modules']))}"
+            )
+    return settings.model_copy(update=shape)
 
 
 def parent_of(engine: Engine, asked: str, default_stage: str) -> str:
@@ -240,7 +271,7 @@ def _drive(
         if team.is_main:
             with suppress(StoreError):  # whoever comes next sees that this process is gone
                 engine.store.release(run)
-    return {"run": run, "adapter": adapter, "metrics": metrics}
+    return {"run": run, "adapter": adapter, "metrics": metrics, "said": engine.store.said(run)}
 
 
 def _end(engine: Engine, run: str, status: str, why: str = "") -> None:

@@ -19,7 +19,7 @@ from lorarlhf.base_files import find_files
 from lorarlhf.errors import ExportError
 from lorarlhf.export import FORMATS
 from lorarlhf.export.children import run_child
-from lorarlhf.export.origin import Origin, kept_16bit, origin_of
+from lorarlhf.export.origin import Origin, ends_of, kept_16bit, origin_of
 from lorarlhf.export.peft_format import as_json, write_peft
 from lorarlhf.export.places import bytes_to_read, check_dest, first_with_room, zip_file
 from lorarlhf.export.probe import (
@@ -228,7 +228,8 @@ def _merged(work: Work, folder: Path, setup: Setup) -> Written:
         "dtype": dtype,
         "trust": work.order.load.trust_remote_code,
     }
-    job = {**common, "adapter": str(apart), "out": str(folder), "offset": offset}
+    ends = ends_of(work.origin)
+    job = {**common, "adapter": str(apart), "out": str(folder), "offset": offset, "ends": ends}
     work.child("merging", job, "merging the adapter into the base")
     for name, content in work.origin.tokenizer.items():
         (folder / name).write_bytes(content)

@@ -1,7 +1,7 @@
 """Merge an exported adapter into its base in 16 bits: a program of its own, `python merging.py JOB.json`.
 
 The job names `base` and `adapter` folders, whether it is a `reward` model, `dtype`, `trust`, a reward model's
-`offset`, and the folder `out`. Sums are made in fp32 and rounded once.
+`offset`, the tokens that `ends` an answer, and the folder `out`. Sums are made in fp32 and rounded once.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ def merge(job: dict[str, Any]) -> None:
     merged = adapted.unload().to(dtype)  # a head came in fp32
     if job["offset"] is not None:
         merged.config.score_offset = job["offset"]
+    if job.get("ends") and not job["reward"]:
+        # All that end an answer here: a base's own list often lacks the mark its chat template writes.
+        merged.generation_config.eos_token_id = job["ends"]
     # The folder it was read from is nobody's business.
     merged.config.name_or_path = ""
     merged.save_pretrained(job["out"], max_shard_size=job.get("shard", SHARD))

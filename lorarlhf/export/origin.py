@@ -248,6 +248,17 @@ def _tokenizer(folder: Path) -> tuple[dict[str, bytes], tuple[int, str] | None]:
     return files, None if end is None else (end, str(tokenizer.convert_ids_to_tokens(end)))
 
 
+def ends_of(origin: Origin) -> list[int]:
+    """List every token that ends an answer, the one of the chat template first."""
+    listed: Any = None
+    if origin.folder is not None and (origin.folder / "generation_config.json").is_file():
+        config = json.loads((origin.folder / "generation_config.json").read_text(encoding="utf-8"))
+        listed = config.get("eos_token_id")
+    listed = listed if listed is not None else origin.config.get("eos_token_id")
+    others = listed if isinstance(listed, list) else [listed]
+    return list(dict.fromkeys(i for i in [origin.end[0] if origin.end else None, *others] if i is not None))
+
+
 def _without_paths(content: bytes) -> bytes:
     """Drop the key in which older tokenizers keep the folder they were loaded from."""
     config = json.loads(content)

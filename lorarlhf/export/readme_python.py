@@ -103,11 +103,18 @@ SCORE_OFFSET = {offset!r}  # the head's bias; transformers' heads have none
 
 @torch.no_grad()
 def score(messages):
-    \"\"\"Score the last message, the assistant's.\"\"\"
-    text = tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False)
+    \"\"\"Score the last message, the assistant's, as one that follows the others.\"\"\"
+    def render(turns, answer):
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer, enable_thinking=False)
+
+    asked, before = render(messages[:-1], True), render([{{"role": "user", "content": "?"}}], True)
+    # The answer as the template writes it; some templates write a conversation otherwise once it is answered.
+    whole = render([{{"role": "user", "content": "?"}}, messages[-1]], False)
+    text = whole[len(before) :] if whole.startswith(before) else messages[-1]["content"]
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if END in ids:  # the template may write more behind the end of the answer
-        ids = ids[: len(ids) - ids[::-1].index(END)]
+        ids = ids[: len(ids) - 1 - ids[::-1].index(END)]
+    ids = tokenizer(asked, add_special_tokens=False).input_ids + ids + [END]
     logits = model(input_ids=torch.tensor([ids], device=model.device)).logits
     return logits.item() + SCORE_OFFSET
 

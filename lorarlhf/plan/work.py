@@ -246,7 +246,9 @@ def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles
     measured = scoring(held).repeated(data.share)
     efforts = {
         "learn": learning(every).repeated(steps / sampled).plus(Effort(updates=steps)),
-        "measure": measured.repeated(_measurements(steps, measured_every(s.eval_every, steps)) + 1 if data.heldout else 0),
+        "measure": measured.repeated(
+            _measurements(steps, measured_every(s.eval_every, steps)) + 1 if data.heldout else 0
+        ),
         "write": Effort(writes=_writes(steps, s.checkpoint_every)),
     }
     scored = list(held)

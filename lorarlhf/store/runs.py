@@ -24,6 +24,10 @@ QUEUE = "queue of stages"
 """Under this name the app keeps what waits for its turn; see `Line` in ui/train/queue.py."""
 
 
+HOUSEKEEPING = "a checkpoint takes "
+"""How events begin that are no news to a person."""
+
+
 @dataclass(frozen=True)
 class RunRow:
     """One run as it stands. Times are UTC, ISO 8601."""
@@ -197,6 +201,10 @@ class Runs(Database):
         """List what a person should know, in the order it happened."""
         rows = self._of("SELECT step, created, text FROM events WHERE run = ? AND step > ? ORDER BY id", run_id, None)
         return [Event(*row) for row in rows]
+
+    def said(self, run: str) -> list[str]:
+        """List what a person should know of a run, in words: what was chosen, left out or kept, and why it stopped."""
+        return [event.text for event in self.events(run) if not event.text.startswith(HOUSEKEEPING)]
 
     def _of(self, sql: str, run_id: str, after_step: int | None) -> list[Any]:
         rows = self.query(sql, (run_id, -(2**63) if after_step is None else after_step))

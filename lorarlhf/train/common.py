@@ -192,7 +192,11 @@ class OneAdapterStage:
         if self.settings.epochs != "auto" or step not in (0, self.total):
             return ""
         before, self.cycle_losses = self.cycle_losses, losses
-        length = steps_of(2 * FIRST_PASSES, self.settings.batch_size, self.examples) if not self.cycle else 2 * (self.total - self.cycle)
+        length = (
+            steps_of(2 * FIRST_PASSES, self.settings.batch_size, self.examples)
+            if not self.cycle
+            else 2 * (self.total - self.cycle)
+        )
         most = steps_of(MOST_PASSES, self.settings.batch_size, self.examples)
         if not before or self.total + length > most or not clearly_less(losses, before, GAIN):
             return ""

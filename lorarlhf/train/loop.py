@@ -239,7 +239,8 @@ class Loop:
         if kept == self.best.step == self.next_step:
             why = "the best on held-out prompts"
         elif kept == self.next_step:
-            why = f"the last: step {self.best.step} was not better by more than chance explains on {count} held-out examples"
+            unclear = f"step {self.best.step} was not better by more than chance explains on {count} held-out examples"
+            why = f"the last: {unclear}"
         elif kept == 0:
             why = "before training, because no later step was better on held-out prompts"
         else:

@@ -228,7 +228,10 @@ class PPOStage:
                     parameter.copy_(old + share * (parameter - old))
         self.pace.steer(moved, wanted)
         self.optimizer.groups[0].learning_rate = self.pace.rate
-        return {"policy/update_kl": min(moved, most), "policy/update_share": math.sqrt(min(1.0, most / max(moved, 1e-12)))}
+        return {
+            "policy/update_kl": min(moved, most),
+            "policy/update_share": math.sqrt(min(1.0, most / max(moved, 1e-12))),
+        }
 
     def _moved(self, rollout: Rollout) -> tuple[float, float]:
         """Estimate KL(before ‖ after) of an update on the answers sampled before → nats and tokens an answer."""

@@ -77,7 +77,9 @@ def try_rates(stage: TriesRates) -> Tried:
 
     def best() -> float:
         """Return the best of those clearly better than the suggested one, else that; any sound one where it broke."""
-        sound = {rate: sum(found) / len(found) for rate, found in losses.items() if found and all(map(math.isfinite, found))}
+        sound = {
+            rate: sum(found) / len(found) for rate, found in losses.items() if found and all(map(math.isfinite, found))
+        }
         if suggested not in sound:
             return min(sound, key=sound.__getitem__, default=suggested)
         better = [rate for rate in sound if clearly_less(losses[rate], losses[suggested])]
@@ -91,5 +93,10 @@ def try_rates(stage: TriesRates) -> Tried:
     rate, count = best(), len(losses[suggested])
     tried = ", ".join(f"{one:.2g}" for one in sorted(losses) if one != rate)
     if rate == suggested:
-        return Tried(rate, f"learning rate {rate:.2g}, by the width of the base; none of {tried} did clearly better in {steps} steps")
-    return Tried(rate, f"learning rate {rate:.2g}: in {steps} steps it did clearly better than {tried} on {count} examples")
+        return Tried(
+            rate,
+            f"learning rate {rate:.2g}, by the width of the base; none of {tried} did clearly better in {steps} steps",
+        )
+    return Tried(
+        rate, f"learning rate {rate:.2g}: in {steps} steps it did clearly better than {tried} on {count} examples"
+    )

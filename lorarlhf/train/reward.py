@@ -82,8 +82,12 @@ class RewardStage(OneAdapterStage):
         said, room = found.words("votes"), self.settings.max_length
         same = sum(not vote.vote.pairs for vote in found.rows)
         if same:
-            said.append(f"left out {same} of {len(found.rows)} votes: both answers are the same within max_length {room}")
-        cut = sum(row.length >= room and row.response[-1] != self.studio.base.eos_id for v in found.rows for row in v.rows)
+            said.append(
+                f"left out {same} of {len(found.rows)} votes: both answers are the same within max_length {room}"
+            )
+        cut = sum(
+            row.length >= room and row.response[-1] != self.studio.base.eos_id for v in found.rows for row in v.rows
+        )
         if cut:
             said.append(f"{cut} answers are longer than max_length {room} leaves room for: their ends are cut off")
         return said
@@ -124,7 +128,9 @@ class RewardStage(OneAdapterStage):
 
     def _centre(self) -> float:
         """Shift the scores so that those of the anchors average 0 → by how much."""
-        chosen = [v.rows[i] for v in self.votes for pair, (i, _) in zip(v.vote.pairs, v.order, strict=True) if not pair.tie]
+        chosen = [
+            v.rows[i] for v in self.votes for pair, (i, _) in zip(v.vote.pairs, v.order, strict=True) if not pair.tie
+        ]
         shift = float(self.scores(self.anchors or chosen).mean())
         with torch.no_grad():
             self.head.bias.sub_(shift)
@@ -187,7 +193,7 @@ class RewardStage(OneAdapterStage):
         return torch.stack([part.sum() for part in losses_P.split([len(vote.order) for vote in votes])])
 
     def _right(self, votes: list[VoteRows], scores_B: Tensor) -> list[float]:
-        """Return the share of clear pairs in the right order, for each vote that has any; equal scores are half right."""
+        """Return the share of clear pairs in the right order, of each vote that has any; equal scores are half."""
         pairs, chosen_P, rejected_P = _paired(votes, scores_B)
         right_P = (chosen_P > rejected_P).float() + 0.5 * (chosen_P == rejected_P).float()
         found, start = [], 0
@@ -239,7 +245,9 @@ class RewardStage(OneAdapterStage):
     def trial_losses(self, used: int) -> list[float]:
         """Measure each of some votes that the first `used` steps have not seen."""
         votes = [self.votes[i] for i in self.unseen(used)] + self.heldout[:TRIED]
-        return self.losses_at_best_scale(votes, self.scores([row for vote in votes for row in vote.rows])) if votes else []
+        return (
+            self.losses_at_best_scale(votes, self.scores([row for vote in votes for row in vote.rows])) if votes else []
+        )
 
     def _compare(self, scores_B: Tensor) -> Metrics:
         weight = sum(self._weight(pair) for vote in self.heldout for pair in vote.vote.pairs)
