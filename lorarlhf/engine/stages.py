@@ -13,7 +13,7 @@ from lorarlhf.errors import AdapterError
 from lorarlhf.forward import context_of
 from lorarlhf.library import BARE
 from lorarlhf.settings import LoraSettings, PPOSettings, RewardSettings, Settings, SFTSettings
-from lorarlhf.train.common import split_by_prompt
+from lorarlhf.train.common import Encoded, encode_all, split_by_prompt
 from lorarlhf.train.loop import Stage
 from lorarlhf.train.ppo import PPOStage
 from lorarlhf.train.reward import RewardStage
@@ -78,10 +78,13 @@ def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str
     scorer = RewardScorer(engine.studio, "reward")
     room = max(1, min(settings.max_length, context_of(engine.base)) - settings.max_new_tokens)
 
-    def encoded(prompts: list[_Prompt]) -> list[list[int]]:
-        return [encode_prompt(engine.base.tokenizer, p.prompt, room) for p in prompts]
+    def encoded(prompts: list[_Prompt]) -> Encoded:
+        return encode_all(prompts, lambda p: encode_prompt(engine.base.tokenizer, p.prompt, room))
 
-    return PPOStage(engine.studio, roles, settings, scorer, encoded(train), encoded(heldout))
+    asked, apart = encoded(train), encoded(heldout)
+    stage = PPOStage(engine.studio, roles, settings, scorer, asked.rows, apart.rows)
+    stage.left_out = Encoded(asked.rows + apart.rows, asked.refused + apart.refused).words("prompts")
+    return stage
 
 
 class _Prompt:

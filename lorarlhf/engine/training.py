@@ -196,7 +196,7 @@ def _shape_of_parent(engine: Engine, stage: str, settings: Settings, parents: di
         wanted = {target.strip() for target in targets.split(",")}
         if wanted != set(config["target_modules"]):
             raise TrainingError(
-                f"targets {targets} cannot be had: {start}, the copy's source, has {', '.join(sorted(config['target_modules']))}"
+                f"targets {targets} cannot be had: {start} has {', '.join(sorted(config['target_modules']))}"
             )
     return settings.model_copy(update=shape)
 

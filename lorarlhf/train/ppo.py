@@ -56,6 +56,8 @@ FIRST_RATE = 0.1
 """Share of the rate suggested for supervised training with which a steered policy begins."""
 MOVED_ROWS = 32
 """Answers on which the length of an update is measured."""
+LEAST_KEPT = 1e-4
+"""Share of an update below which no more of it is taken back."""
 
 
 class PPOStage:
@@ -81,6 +83,7 @@ class PPOStage:
         self.total, self.eval_every, self.trained = settings.steps, settings.eval_every, roles.policy
         self.kl_control = _controller(settings)
         self.spread: float | None = None
+        self.left_out: list[str] = []
         self.health = Health()
         self.critic = _critic(studio, roles, settings)
         self.pace = Pace(FIRST_RATE * suggested_rate(studio.base.hidden_size), settings.kl_target)
@@ -94,8 +97,8 @@ class PPOStage:
         self.budget = Budget(settings.micro_batch_tokens, settings.rollout_rows)
 
     def prepare(self) -> list[str]:
-        """Nothing comes before the first step."""
-        return []
+        """Say which prompts were left out; nothing else comes before the first step."""
+        return self.left_out
 
     def extend(self, step: int, losses: list[float]) -> str:
         """Nothing: the number of steps is asked for."""
@@ -219,19 +222,20 @@ class PPOStage:
         start = self.settings.value_only_steps
         self.pace.look(float(rollout.kl_B.mean()))
         wanted = self.pace.wanted(index - start, self.total - start)
+        after = [parameter.detach().clone() for parameter in self._policy]
         moved, tokens = self._moved(rollout)
         most = min((CHANGE * wanted) ** 2, TOKEN_KL * tokens)
-        if moved > most:
-            share = math.sqrt(most / moved)
-            with torch.no_grad():
-                for parameter, old in zip(self._policy, before, strict=True):
-                    parameter.copy_(old + share * (parameter - old))
         self.pace.steer(moved, wanted)
         self.optimizer.groups[0].learning_rate = self.pace.rate
-        return {
-            "policy/update_kl": min(moved, most),
-            "policy/update_share": math.sqrt(min(1.0, most / max(moved, 1e-12))),
-        }
+        kept = 1.0
+        while moved > most and kept > LEAST_KEPT:
+            # A short way is as long as the root of its KL, a long one longer: hence more than once.
+            kept *= min(0.7, math.sqrt(most / moved))
+            with torch.no_grad():
+                for parameter, old, new in zip(self._policy, before, after, strict=True):
+                    parameter.copy_(old + kept * (new - old))
+            moved, _ = self._moved(rollout)
+        return {"policy/update_kl": moved, "policy/update_share": kept}
 
     def _moved(self, rollout: Rollout) -> tuple[float, float]:
         """Estimate KL(before ‖ after) of an update on the answers sampled before → nats and tokens an answer."""
