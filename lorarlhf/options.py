@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from lorarlhf.errors import SettingsError
 from lorarlhf.preset import Preset
-from lorarlhf.settings import STAGES, S, Settings
+from lorarlhf.settings import STAGES, S, Settings, may_be_auto
 
 
 def settings_options(*groups: type[Settings]) -> Callable[[Callable], Callable]:
@@ -70,6 +70,8 @@ def _option(name: str, field: FieldInfo, default: str = "") -> Callable[[Callabl
     if get_origin(kind) is Literal:
         choices = [str(choice) for choice in get_args(kind)]
         return click.option(flag, name, type=click.Choice(choices), help=help)
+    if may_be_auto(field):
+        return click.option(flag, name, metavar="NUMBER|auto", help=help)
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
     return click.option(flag, name, type=kind, metavar=getattr(kind, "__name__", "text").upper(), help=help)

@@ -84,6 +84,8 @@ def _usage(option: click.Option) -> str:
 
 def _values(option: click.Option) -> str:
     kind = option.type
+    if option.metavar and "|" in option.metavar:
+        return option.metavar.lower().replace("|", ", ")
     if option.is_flag:
         return "true, false"
     if isinstance(kind, click.Choice):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from lorarlhf.errors import SettingsError
 
@@ -23,6 +24,11 @@ Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
 def knob(default: Any, help: str, *, basic: bool = False, **bounds: Any) -> Any:
     """Declare one setting. `bounds` are pydantic's `ge`, `gt`, `le`, `lt`."""
     return Field(default, description=help, json_schema_extra={"basic": basic}, validate_default=True, **bounds)
+
+
+def may_be_auto(field: FieldInfo) -> bool:
+    """Tell whether a number may also be left to the program, as `auto`."""
+    return any("auto" in get_args(part) for part in get_args(field.annotation))
 
 
 class Settings(BaseModel):

@@ -280,3 +280,14 @@ def test_every_base_of_the_benchmark_of_cards_is_known() -> None:
     with pytest.raises(SystemExit, match="no shape Qwen9"):
         gpu.shape_named("Qwen9")
     assert json.loads(json.dumps(asdict(gpu.TINY)))["name"] == "tiny"
+
+
+def test_every_mutant_breaks_a_line_that_is_there_once():
+    from benchmarks.mutants import MUTANTS, ROOT
+
+    assert len(MUTANTS) >= 56
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    for mutant in MUTANTS:
+        text = (ROOT / mutant.file).read_text(encoding="utf-8")
+        assert text.count(mutant.right) == 1, mutant.name
+        assert all((ROOT / test).is_file() for test in mutant.tests), mutant.name

@@ -44,8 +44,8 @@ def banks(bases):
 
 
 def raw_score(response: list[int]) -> float:
-    """Reward few high tokens, and short answers a little; any fixed function of the answer does."""
-    return -sum(token > 128 for token in response) / 3 - 0.1 * len(response)
+    """Reward few high tokens; any fixed function of the answer does, that is above what unended ones may score."""
+    return 2.0 - sum(token > 128 for token in response) / 6
 
 
 def close(found: dict[str, float], expected: dict[str, float]) -> None:
@@ -231,7 +231,7 @@ class Twin:
 def test_ppo_is_its_papers_row_by_row(bases, banks, name):
     case = CASES[name]
     settings = PPOSettings(**COMMON | case)
-    roles = [roles_in(bank, case) for bank in banks][0]
+    roles, _ = (roles_in(bank, case) for bank in banks)
 
     def scorer(rows, budget):
         return torch.tensor([raw_score(row.response) for row in rows])
@@ -268,7 +268,7 @@ def test_ppo_is_its_papers_row_by_row(bases, banks, name):
     for mine, its in zip(stage._policy, twin.policy, strict=True):
         torch.testing.assert_close(mine, its, rtol=2e-3, atol=2e-5)
     if stage.critic:
-        trained = stage.critic.state() if twin.network else {i: p for i, p in enumerate(stage.critic.parameters())}
+        trained = stage.critic.state() if twin.network else dict(enumerate(stage.critic.parameters()))
         others = twin.network or dict(enumerate(twin.value))
         for key, tensor in trained.items():
             torch.testing.assert_close(tensor, others[key], rtol=2e-3, atol=2e-5)

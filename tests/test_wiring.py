@@ -79,7 +79,7 @@ def test_a_copied_adapter_has_its_parents_shape_or_is_refused(engine):
     for stage, settings in (("reward", RewardSettings()), ("ppo", PPOSettings(**{**PPO, "rank": 16}))):
         assert _request(engine, stage, settings, "").settings.rank == 2  # what the card will say
     for stage, settings in (("reward", RewardSettings(rank=4)), ("ppo", PPOSettings(**{**PPO, "rank": 4}))):
-        with pytest.raises(TrainingError, match="rank 4 cannot be had: .* copied from sft-1, which has rank 2"):
+        with pytest.raises(TrainingError, match=r"rank 4 cannot be had: .* copied from sft-1, which has rank 2"):
             _request(engine, stage, settings, "")
     with pytest.raises(TrainingError, match="targets q_proj cannot be had"):
         _request(engine, "reward", RewardSettings(targets="q_proj"), "")

@@ -33,6 +33,7 @@ MOST_DEATHS, DEATH_SECONDS = 3, 120.0
 HANDOVER_SECONDS = 30.0
 """How long a run's former engine may take to save it and to let go of it."""
 PRESETS = "presets of bases"
+STARTER = "starter"
 """Name in the workspace of the presets the person chose, by base."""
 OPEN_RUN = "app run"
 """Name in the workspace of the run that the app has at work, so that the next app goes on with it."""
@@ -131,11 +132,15 @@ class Desk:
     def preset(self) -> str:
         """The preset whose settings this base begins with; empty for the declared ones. The starter has its own."""
         base = self.load_settings.base
-        name = self.store.get_meta(PRESETS, {}).get(base, "starter" if base == "starter" else "")
+        name = self.store.get_meta(PRESETS, {}).get(base, STARTER if base == STARTER else "")
         return name if name in preset_files() else ""
 
     def use_preset(self, base: str, name: str) -> None:
-        """Begin with a preset's settings whenever this base is loaded; an empty name takes the declared ones."""
+        """Begin with a preset's settings whenever this base is loaded; an empty name takes the declared ones.
+
+        The starter's own preset suits no other base, which does not inherit it by being loaded after the starter.
+        """
+        name = "" if name == STARTER and base != STARTER else name
         self.store.set_meta(PRESETS, {**self.store.get_meta(PRESETS, {}), base: name})
 
     def sampling(self, **changes: Any) -> SamplingSettings:

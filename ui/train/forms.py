@@ -16,7 +16,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from lorarlhf.errors import SettingsError
-from lorarlhf.settings import STAGES, Settings
+from lorarlhf.settings import STAGES, Settings, may_be_auto
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import GROWING
 
@@ -97,6 +97,8 @@ def defaults(desk: Desk, stage: str) -> dict[str, Any]:
 def _field(name: str, field: FieldInfo, value: Any) -> Component:
     looks: dict[str, Any] = {"label": label(name), "info": help_of(field), "min_width": 170, "interactive": True}
     kind = field.annotation
+    if may_be_auto(field):
+        return gr.Textbox(str(value), max_lines=1, **looks)
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
     if kind is bool:
