@@ -170,7 +170,7 @@ class PPOSettings(LoraSettings, OptimSettings):
     temperature: float = knob(1.0, "Sampling temperature; divides every log-probability too", gt=0, le=5)
     top_p: float = knob(1.0, "Nucleus of the sampling; below 1 biases PPO and is only for experiments", gt=0, le=1)
     max_new_tokens: int = knob(96, "Longest answer, in tokens", basic=True, ge=1, le=32768)
-    rollout_rows: int = knob(64, "Answers drawn side by side", ge=1, le=4096)
+    rollout_rows: int = knob(32, "Answers drawn side by side", ge=1, le=4096)
     ppo_epochs: int = knob(2, "Passes over each batch of answers", ge=1, le=100)
     mini_batches: int = knob(2, "Optimizer steps per pass", ge=1, le=1024)
     kl_coef: float = knob(0.05, "Price of a nat of KL, in spreads of the reward at the start", basic=True, ge=0, le=100)

@@ -260,12 +260,19 @@ def test_an_unknown_architecture_is_taken_for_a_llama_and_says_so() -> None:
 
 def test_work_is_cut_as_the_stage_cuts_it() -> None:
     lengths = [Length(10 + i % 7, 5 + i % 3) for i in range(20)]
-    settings = SFTSettings(batch_size=8, epochs=2, micro_batch_tokens=64, heldout_share=0.0, checkpoint_every=2)
+    settings = SFTSettings(
+        learning_rate=1e-3, batch_size=8, epochs=2, micro_batch_tokens=64, heldout_share=0.0, checkpoint_every=2
+    )
     work = work_of(settings, Data(tuple((row,) for row in lengths)), Roles((4,)), walk_at)
     # 2 · 20 / 8 = 5 steps; checkpoints after the second and the fourth.
     assert work.steps == 5
     assert work.efforts["write"].writes == 2
     assert work.efforts["learn"].updates == 5
+    # Where the rate is left to the program, four of them make two steps each first: 0.7 of a pass of three.
+    auto = SFTSettings.parse({**settings.model_dump(), "learning_rate": "auto", "epochs": "auto"})
+    tried = work_of(auto, Data(tuple((row,) for row in lengths)), Roles((4,)), walk_at)
+    assert tried.steps == 5
+    assert tried.efforts["learn"].updates == 5 + 4 * 2
     last = SFTSettings.parse({**settings.model_dump(), "checkpoint_every": 5})
     assert work_of(last, Data(tuple((row,) for row in lengths)), Roles((4,))).efforts["write"].writes == 0
     cut = Cutting(64)
@@ -282,6 +289,8 @@ def test_answers_to_one_prompt_are_planned_together_and_long_runs_by_their_usual
         answers_per_prompt=4,
         max_new_tokens=8,
         micro_batch_tokens=10_000,
+        ppo_epochs=1,
+        mini_batches=1,
         eval_every=100,
         checkpoint_every=0,
     )
@@ -303,6 +312,10 @@ def test_the_work_of_ppo_by_hand() -> None:
         rollout_rows=4,
         max_new_tokens=8,
         micro_batch_tokens=10_000,
+        critic="head",
+        answers_per_prompt=1,
+        ppo_epochs=1,
+        mini_batches=1,
         value_warmup_steps=1,
         eval_every=2,
         eval_prompts=2,
@@ -339,7 +352,7 @@ def test_without_a_critic_less_memory_is_planned() -> None:
     shape = BY_NAME["Qwen2.5-0.5B"]
     for device in ("cpu", "cuda"):
         none, head, adapter = (
-            make_plan("ppo", PPOSettings(critic=critic, answers_per_prompt=4), Load(shape, device=device)).peak
+            make_plan("ppo", PPOSettings(critic=critic, batch_size=32), Load(shape, device=device)).peak
             for critic in ("none", "head", "adapter")
         )
         # What goes: a head, 256 units wide and one of them with gradient and two moments, and on a processor the

@@ -68,7 +68,11 @@ def test_only_what_is_written_is_set(tmp_path: Path) -> None:
         ("load:\n  bits: 5\n", 2, "bits = 5: input should be 4, 8 or 16"),
         ("ppo:\n  kl_coef: nan\n", 2, "kl_coef = 'nan'"),
         ("ppo:\n  steps: 3\n  clip: 1\n", 3, "clip = '1'"),
-        ("sft: {}\nppo:\n  steps: 3\n", 2, "steps = 3: the first 5 (value_warmup_steps) train no policy"),
+        (
+            "sft: {}\nppo:\n  critic: head\n  steps: 3\n",
+            2,
+            "steps = 3: the first 5 (value_warmup_steps) train no policy",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:

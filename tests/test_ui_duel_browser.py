@@ -86,6 +86,17 @@ def vote_until_settled(page) -> None:
     expect(page.locator(".duel .pair.settled .verdict")).to_contain_text("sft-1 is preferred to ppo-1: it wins")
 
 
+def double_click(page: Page, app: App) -> None:
+    """A double click votes once, and leaves no button in focus that Space would press."""
+    side = {"2": "a1", "3": "tie", "4": "b1"}[better(page)]
+    page.dblclick(f".duel [data-do={side}]", delay=10)
+    expect(page.locator(".duel .last")).to_contain_text("A was ")
+    settle(page)
+    page.keyboard.press("Space")
+    page.wait_for_timeout(400)
+    assert len(votes(app)) == 1
+
+
 def test_by_keys_to_the_verdict_blind_until_the_vote_and_over_a_restart(app):
     with app.page(high=900) as page:
         replies: list[str] = []
@@ -106,14 +117,7 @@ def test_by_keys_to_the_verdict_blind_until_the_vote_and_over_a_restart(app):
         assert names == "sft-1 against ppo-1"
         assert not offences(page)
 
-        # A double click votes once, and leaves no button in focus that Space would press.
-        side = {"2": "a1", "3": "tie", "4": "b1"}[better(page)]
-        page.dblclick(f".duel [data-do={side}]", delay=10)
-        expect(page.locator(".duel .last")).to_contain_text("A was ")
-        settle(page)
-        page.keyboard.press("Space")
-        page.wait_for_timeout(400)
-        assert len(votes(app)) == 1
+        double_click(page, app)
         expect(page.locator(".duel .standing")).to_contain_text("Not settled yet: sft-1 wins")
         # A second press, and one too early, are no votes; nor are keys of another tab, or typed into a field.
         open_tab(page, "Compare")

@@ -65,11 +65,13 @@ def fill(page: Page, stage: str, **values: object) -> None:
     stages = page.locator("#stages")
     stages.get_by_role("tab", name=stage, exact=True).click()
     panel = stages.get_by_role("tabpanel").filter(
-        has=page.get_by_label("Learning rate", exact=True).locator("visible=true")
+        has=page.get_by_label("Batch size", exact=True).locator("visible=true")
     )
     panel.get_by_role("button", name="More settings").click()
     for name, value in values.items():
-        field = panel.get_by_label(name.replace("_", " "), exact=True)
+        label = name.replace("_", " ")
+        # The name of a text field ends with its help.
+        field = panel.get_by_label(label, exact=True).or_(panel.get_by_role("textbox", name=label)).first
         field.fill(str(value))
         field.blur()
 

@@ -287,8 +287,9 @@ def test_a_wrong_value_is_one_line_that_names_its_field(desk):
             form.settings(desk, {**filled, **{form.fields[name]: value for name, value in wrong.items()}})
         return str(caught.value)
 
-    assert problem(learning_rate=None).startswith("Learning rate is empty")
-    assert problem(learning_rate=-1) == "Learning rate = -1: should be greater than 0"
+    assert problem(batch_size=None).startswith("Batch size is empty")
+    assert problem(learning_rate="fast").startswith("Learning rate = 'fast': should be a valid number")
+    assert problem(learning_rate="-1") == "Learning rate = '-1': should be greater than 0"
     assert problem(steps=2.5).startswith("Steps = 2.5: should be a valid integer")
     assert problem(batch_size=9, mini_batches=2) == "Batch size 9 must be a multiple of Mini batches 2"
     assert form.settings(desk, {**filled, form.fields["rank"]: 8}).rank == 8

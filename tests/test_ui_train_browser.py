@@ -42,7 +42,9 @@ def wait_for_step(page, least: int) -> None:
 
 
 def field(page, label: str):
-    return page.locator("#form-column").get_by_label(label, exact=True).locator("visible=true")
+    form = page.locator("#form-column")
+    # The name of a text field ends with its help.
+    return form.get_by_label(label, exact=True).or_(form.get_by_role("textbox", name=label)).locator("visible=true")
 
 
 def look_at_cost(page) -> None:
@@ -64,7 +66,7 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         # A wrong value is one line that names its field, and starts nothing.
         field(page, "Learning rate").fill("-1")
         page.locator("#start-sft").click()
-        page.wait_for_selector("#form-column .problem:has-text('Learning rate = -1: should be greater than 0')")
+        page.wait_for_selector("#form-column .problem:has-text(\"Learning rate = '-1': should be greater than 0\")")
         assert page.locator("#runs li").count() == 0
 
         look_at_cost(page)

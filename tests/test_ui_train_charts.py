@@ -79,8 +79,8 @@ def test_only_settings_that_differ_are_shown_beside_each_other(tmp_path):
             parents = {"adapters": {"parent": parent}, "data": {"demonstrations": [1] * rows}, "load": {"bits": 4}}
             return store.run(store.start_run(stage, f"{stage}-1", "starter", {"parent": "", **settings}, parents))
 
-        one = run("sft", "base", 700, rank=16, learning_rate=5e-4, gradient_checkpointing=False)
-        two = run("sft", "sft-1", 700, rank=32, learning_rate=5e-4, gradient_checkpointing=True)
+        one = run("sft", "base", 700, rank=16, learning_rate="auto", gradient_checkpointing=False)
+        two = run("sft", "sft-1", 700, rank=32, learning_rate="auto", gradient_checkpointing=True)
     assert settings_rows([one, two]) == [
         ("parent adapter", ["the bare base", "sft-1"]),
         ("rank", ["16", "32"]),

@@ -139,6 +139,22 @@ def measured_every(asked: int, total: int) -> int:
     return asked or max(1, math.ceil(total / 8))
 
 
+FIRST_PASSES = 2.0
+"""Passes over the examples of a run whose number of passes is left to the program; more follow where they help."""
+TRIAL_STEPS, TRIAL_SHARE, TRIAL_RATES = 20, 0.7, 4
+"""Steps of a trial at most, as a share of the first pass (the rest is there to measure on), and rates at most."""
+
+
+def passes_of(epochs: float | str) -> float:
+    """Return the passes a run begins with."""
+    return FIRST_PASSES if isinstance(epochs, str) else epochs
+
+
+def trial_steps(batch_size: int, length: int) -> int:
+    """Return the steps that each learning rate of a trial makes."""
+    return max(1, min(TRIAL_STEPS, round(TRIAL_SHARE * math.ceil(length / min(batch_size, length)))))
+
+
 def steps_of(epochs: float, batch_size: int, length: int) -> int:
     """Return how many batches of at most `batch_size` make `epochs` passes over `length` examples, at least one."""
     return max(1, math.ceil(epochs * length / min(batch_size, length)))

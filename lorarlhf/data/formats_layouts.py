@@ -185,7 +185,7 @@ def is_flat(row: Fields) -> bool:
 def trees_of(messages: Sequence[Fields]) -> list[dict[str, Any]]:
     """Put single messages together to trees → their first messages, replies inside."""
     nodes: dict[Any, dict[str, Any]] = {row["message_id"]: {**row, "replies": []} for row in messages}
-    roots = []
+    roots: list[dict[str, Any]] = []
     for node in nodes.values():
         parent = nodes.get(node["parent_id"])
         (roots if parent is None else parent["replies"]).append(node)

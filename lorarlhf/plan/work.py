@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lorarlhf.data.cutting import like_lengths, measured_every, micro_batches, steps_of, vote_tokens
+from lorarlhf.data.cutting import (
+    TRIAL_RATES,
+    like_lengths,
+    measured_every,
+    micro_batches,
+    passes_of,
+    steps_of,
+    trial_steps,
+    vote_tokens,
+)
 from lorarlhf.plan.memory import Demand, Drawing, Pass
 from lorarlhf.settings import OptimSettings, PPOSettings, RewardSettings, Settings, SFTSettings
 
@@ -234,7 +243,9 @@ def sample_of(settings: Settings, data: Data, batch_of: BatchOf | None = None) -
 
 def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles, cut: Cutting) -> Work:
     s, pairs = settings, isinstance(settings, RewardSettings)
-    steps = steps_of(s.epochs, s.batch_size, max(1, round(data.share * len(data.train))))
+    examples = max(1, round(data.share * len(data.train)))
+    steps = steps_of(passes_of(s.epochs), s.batch_size, examples)
+    tried = TRIAL_RATES * trial_steps(s.batch_size, examples) if s.learning_rate == "auto" else 0
     size = min(s.batch_size, len(data.train))
     sampled = min(steps, SIMULATED)
     per_step = []
@@ -245,7 +256,7 @@ def _supervised(settings: SFTSettings | RewardSettings, data: Data, roles: Roles
     held = cut.passes(data.heldout, logits=not pairs)
     measured = scoring(held).repeated(data.share)
     efforts = {
-        "learn": learning(every).repeated(steps / sampled).plus(Effort(updates=steps)),
+        "learn": learning(every).repeated((steps + tried) / sampled).plus(Effort(updates=steps + tried)),
         "measure": measured.repeated(
             _measurements(steps, measured_every(s.eval_every, steps)) + 1 if data.heldout else 0
         ),

@@ -13,7 +13,7 @@ from lorarlhf.adapters import AdapterBank
 from lorarlhf.algo.intervals import clearly_less
 from lorarlhf.base import Base
 from lorarlhf.data.chat import encode_prompt, encode_response
-from lorarlhf.data.cutting import measured_every, steps_of
+from lorarlhf.data.cutting import FIRST_PASSES, measured_every, passes_of, steps_of
 from lorarlhf.data.tokens import Row
 from lorarlhf.errors import DataError
 from lorarlhf.forward import context_of
@@ -35,8 +35,8 @@ class HasPrompt(Protocol):
 
 P = TypeVar("P", bound=HasPrompt)
 
-FIRST_PASSES, MOST_PASSES = 2, 14
-"""Passes over the examples of the first cycle, and of all cycles at most, where their number is left to us."""
+MOST_PASSES = 14
+"""Passes over the examples of all cycles at most, where their number is left to us."""
 GAIN = 1.5
 """Standard errors by which the held-out loss must have fallen in a cycle for another one."""
 TRIED = 128
@@ -155,11 +155,9 @@ class OneAdapterStage:
     def plan_steps(self, examples: int) -> None:
         """Set out the steps of a run over so many examples, and the optimizer."""
         s = self.settings
-        self.examples, self.rate = examples, s.learning_rate
-        if self.rate == "auto":
-            self.rate = suggested_rate(self.studio.base.hidden_size)
-        passes = FIRST_PASSES if s.epochs == "auto" else s.epochs
-        self.cycle, self.total = 0, steps_of(passes, s.batch_size, examples)
+        self.examples = examples
+        self.rate = suggested_rate(self.studio.base.hidden_size) if s.learning_rate == "auto" else s.learning_rate
+        self.cycle, self.total = 0, steps_of(passes_of(s.epochs), s.batch_size, examples)
         self.eval_every = measured_every(s.eval_every, self.total)
         self.cycle_losses: list[float] = []
         group = Group(self.trained, self.studio.bank.parameters(self.trained), self.rate)
@@ -176,6 +174,10 @@ class OneAdapterStage:
         found = try_rates(self)
         self._set_rate(found.rate)
         return [*self.left_out, found.words]
+
+    def step(self, index: int) -> dict[str, float]:
+        """Make one optimizer step."""
+        raise NotImplementedError
 
     def trial_losses(self, used: int) -> list[float]:
         """Measure some examples, each by itself, that the first `used` steps have not seen; always the same ones."""

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from lorarlhf.algo.intervals import clearly_less
+from lorarlhf.data.cutting import trial_steps
 from lorarlhf.settings import RewardSettings, SFTSettings
 from lorarlhf.train.optim import Optimizer
 
@@ -20,8 +21,6 @@ FULL, LORA, WIDTH, POWER = 5e-5, 10.0, 2000.0, 0.781
 
 FACTORS, BEYOND = (0.25, 1.0, 4.0), 4.0
 """What the suggested rate is multiplied by in a trial."""
-TRIAL_STEPS, TRIAL_SHARE = 20, 0.7
-"""Steps of a trial at most, and as a share of the first pass: the rest of it is there to measure on."""
 
 
 def suggested_rate(hidden_size: int) -> float:
@@ -65,8 +64,7 @@ def try_rates(stage: TriesRates) -> Tried:
     the largest or smallest is clearly the best, one beyond it is tried as well. The stage is left as it was.
     """
     start, suggested = {key: value.detach().clone() for key, value in stage.tensors().items()}, stage.rate
-    per_pass = math.ceil(stage.examples / min(stage.settings.batch_size, stage.examples))
-    steps = max(1, min(TRIAL_STEPS, round(TRIAL_SHARE * per_pass)))
+    steps = trial_steps(stage.settings.batch_size, stage.examples)
     losses: dict[float, list[float]] = {}
 
     def measure(rate: float) -> None:

@@ -46,6 +46,8 @@ class VoteRows(NamedTuple):
 class RewardStage(OneAdapterStage):
     """One adapter with a scalar head, trained on votes."""
 
+    settings: RewardSettings
+
     def __init__(
         self,
         studio: Studio,
@@ -282,7 +284,8 @@ class RewardStage(OneAdapterStage):
 
 def _paired(votes: list[VoteRows], scores_B: Tensor) -> tuple[list[Pair], Tensor, Tensor]:
     """Put the scores of all rows into pairs → the pairs, and the scores of their chosen and rejected answers [P]."""
-    pairs, chosen, rejected, start = [], [], [], 0
+    pairs: list[Pair] = []
+    chosen, rejected, start = [], [], 0
     for vote in votes:
         pairs += vote.vote.pairs
         chosen += [start + i for i, _ in vote.order]

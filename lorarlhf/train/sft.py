@@ -21,6 +21,8 @@ from lorarlhf.types import Demonstration
 class SFTStage(OneAdapterStage):
     """One adapter, the negative log-likelihood of response tokens, averaged over the tokens of a batch."""
 
+    settings: SFTSettings
+
     def __init__(
         self, studio: Studio, adapter: str, settings: SFTSettings, demonstrations: Sequence[Demonstration]
     ) -> None:
@@ -87,4 +89,5 @@ class SFTStage(OneAdapterStage):
     def finish(self) -> Metrics:
         """Measure the chosen adapter once more."""
         sizes = {"data/train": float(len(self.rows)), "data/heldout": float(len(self.heldout))}
-        return sizes | (self.evaluate().metrics if self.heldout else {})
+        measured = self.evaluate()
+        return sizes | (measured.metrics if measured else {})

@@ -372,7 +372,7 @@ def _shown(runs: list[RunRow], chosen: str) -> RunRow | None:
 
 def _sampling(run: RunRow) -> tuple[int, int]:
     """Give the steps between samples of training, and between those of held-out prompts."""
-    return run.settings.get("sample_every", 1), run.settings.get("eval_every", 1)
+    return run.settings.get("sample_every", 1), run.settings.get("eval_every") or 1
 
 
 def _named(runs: list[RunRow]) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.data.cutting import FIRST_PASSES
 from lorarlhf.figures import duration
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.store import RunRow, Store
@@ -229,10 +230,18 @@ def plan(stage: str, now: Standing, settings: dict[str, float | None], pace: flo
         learns = f"Learns from {rows:,} demonstrations" if stage == "sft" else f"Learns from {_votes(rows)}"
         if stage == "reward" and milestone(now):
             share += f"; {milestone(now)}"
-        steps = 0.9 * rows * (settings.get("epochs") or 0) / max(1, settings.get("batch_size") or 1)
+        steps = 0.9 * rows * _passes(settings.get("epochs")) / max(1, settings.get("batch_size") or 1)
     steps = max(1, math.ceil(steps))
     time = f", {duration(steps * pace * work(settings))} at the pace of the last run" if pace else ""
     return f"{learns}, {share}. About {steps:,} step{'s' * (steps != 1)}{time}."
+
+
+def _passes(typed: Any) -> float:
+    """Read how many passes a form asks for; what is left to the program, or no number yet, counts as its first."""
+    try:
+        return float(typed)
+    except (TypeError, ValueError):
+        return FIRST_PASSES
 
 
 def choices(stage: str, setting: str, now: Standing) -> list[tuple[str, str]]:

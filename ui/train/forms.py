@@ -44,7 +44,13 @@ class Form:
         Fields of a fold or a form that was never opened all come empty as well, and mean their defaults.
         """
         found = {name: filled[field] for name, field in self.fields.items()}
-        basic = {name: value for name, value in found.items() if STAGES[self.stage].is_basic(name)}
+        known = STAGES[self.stage].model_fields
+        # What may be left to the program is a text, which a form never opened sends as it is.
+        numbers = [name for name, field in known.items() if not may_be_auto(field)]
+        found |= {
+            name: None for name, field in known.items() if may_be_auto(field) and not str(found[name] or "").strip()
+        }
+        basic = {name: found[name] for name in numbers if STAGES[self.stage].is_basic(name)}
         emptied = [name for name, value in basic.items() if value is None]
         if emptied and len(emptied) < len(basic):
             raise SettingsError(f"{label(emptied[0])} is empty, or what was typed is no number; fill it in")
