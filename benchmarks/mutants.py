@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES, WIRED, FREE, KEPT = ((f"tests/test_{name}.py",) for name in ("stages", "wiring", "rates", "loop"))
-REWARDED, PAIRED, SPOKEN = ((f"tests/test_{name}.py",) for name in ("reward", "pairs", "chat"))
+PAIRED, SPOKEN = ((f"tests/test_{name}.py",) for name in ("pairs", "chat"))
 
 
 class Mutant(NamedTuple):
@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant("scores centred only in the end", REWARD,
            "        self._centre()\n        return super",
            "        return super",
-           REWARDED),
+           WIRED),
     Mutant("SFT trained on held-out rows", SFT,
            "self.rows, self.heldout = train.rows, heldout.rows",
            "self.rows, self.heldout = heldout.rows, train.rows"),

@@ -75,6 +75,18 @@ def test_the_policy_starts_from_its_parent_and_is_held_to_the_sft_adapter(engine
         assert request.parents["sft"] == "sft-1"
 
 
+def test_a_reward_model_that_goes_on_keeps_its_head(engine):
+    for parent, kept in (("reward-1", True), ("sft-1", False)):
+        with engine.cleared():
+            stage, _ = built(engine, "reward", RewardSettings(**SMALL, parent=parent))
+            before = stage.head.weight.detach().clone()
+            stage.prepare()
+            assert torch.equal(stage.head.weight, before) is kept
+            # Centred before the first step, whatever the seed.
+            anchors = torch.cat([stage.scores(stage.anchors)])
+            assert float(anchors.mean()) == pytest.approx(0, abs=1e-5)
+
+
 def test_a_copied_adapter_has_its_parents_shape_or_is_refused(engine):
     for stage, settings in (("reward", RewardSettings()), ("ppo", PPOSettings(**{**PPO, "rank": 16}))):
         assert _request(engine, stage, settings, "").settings.rank == 2  # what the card will say

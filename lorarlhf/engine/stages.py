@@ -58,7 +58,9 @@ def _sft(engine: Engine, settings: SFTSettings, parents: Parents, rows: dict[str
 def _reward(engine: Engine, settings: RewardSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:
     _start(engine, "reward", parents["parent"], settings, settings.seed, head=True)
     votes = votes_of(rows["comparisons"], rows["rankings"])
-    return RewardStage(engine.studio, "reward", settings, votes, rows["demonstrations"][:ANCHORS])
+    stage = RewardStage(engine.studio, "reward", settings, votes, rows["demonstrations"][:ANCHORS])
+    stage.new_head = parents["parent"] == BARE or not engine.saved(parents["parent"]).has_head
+    return stage
 
 
 def _ppo(engine: Engine, settings: PPOSettings, parents: Parents, rows: dict[str, list[Any]]) -> Stage:

@@ -47,6 +47,8 @@ class RewardStage(OneAdapterStage):
     """One adapter with a scalar head, trained on votes."""
 
     settings: RewardSettings
+    new_head = True
+    """Whether the head has learned nothing yet; one of a parent that is a reward model goes on as it is."""
 
     def __init__(
         self,
@@ -102,7 +104,8 @@ class RewardStage(OneAdapterStage):
         A head fitted to the states as they are (linear probing, then fine-tuning: arXiv 2202.10054) begins where
         those states already tell the answers apart, and its gradients do not distort them first.
         """
-        self._fit_head()
+        if self.new_head:
+            self._fit_head()
         self._centre()
         return super().prepare()
 
