@@ -152,7 +152,7 @@ MUTANTS = (
            "math.sqrt(wanted / math.sqrt(moved))",
            "math.sqrt(math.sqrt(moved) / wanted)",
            FREE),
-    Mutant("updates too far are kept", PPO, "if moved > most:", "if False:", FREE),
+    Mutant("updates too far are kept", PPO, "while moved > most and kept > LEAST_KEPT:", "while False:", FREE),
     Mutant("evidence of nothing", INTERVALS, "mean < -errors * math.sqrt(variance / count)", "True", FREE + KEPT),
     Mutant("the probe knows no ties", PROBE, "(target_P * F.logsigmoid(logit_P)", "(F.logsigmoid(logit_P)", FREE),
     Mutant("B means A", PAIRS, "comparison = comparison.swap()", "pass", PAIRED),

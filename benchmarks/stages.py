@@ -81,6 +81,8 @@ def _ppo(studio: Studio, lora: LoraSettings, common: dict[str, Any], prompt: int
     settings = PPOSettings(
         **common | {"max_length": common["max_length"] + 1},
         steps=8,
+        ppo_epochs=1,
+        mini_batches=1,
         max_new_tokens=answer,
         rollout_rows=common["batch_size"],
         value_learning_rate=1e-5,

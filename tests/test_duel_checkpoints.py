@@ -28,7 +28,15 @@ from lorarlhf.workspace import Workspace
 from tests.small_work import open_small, teach
 
 SMALL = {"rank": 4, "alpha": 8, "micro_batch_tokens": 512, "heldout_share": 0.5, "batch_size": 4}
-PPO = {**SMALL, "steps": 5, "batch_size": 2, "max_new_tokens": 4, "value_warmup_steps": 0, "learning_rate": 0.05}
+PPO = {
+    **SMALL,
+    "steps": 5,
+    "batch_size": 2,
+    "answers_per_prompt": 2,
+    "max_new_tokens": 4,
+    "value_warmup_steps": 0,
+    "learning_rate": 0.05,
+}
 
 
 @pytest.fixture(scope="module")

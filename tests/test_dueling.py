@@ -123,7 +123,7 @@ def place(tmp_path_factory) -> Workspace:
     teach(engine.store)
     train(engine, "sft", SFTSettings(**SMALL, epochs=0.5, learning_rate=0.05))
     train(engine, "reward", RewardSettings(**SMALL, epochs=0.5))
-    ppo = {**SMALL, "steps": 1, "batch_size": 2, "max_new_tokens": 4, "value_warmup_steps": 0}
+    ppo = {**SMALL, "steps": 1, "batch_size": 2, "answers_per_prompt": 2, "max_new_tokens": 4, "value_warmup_steps": 0}
     train(engine, "ppo", PPOSettings(**ppo, eval_prompts=2, learning_rate=0.05))
     engine.store.close()
     return engine.workspace

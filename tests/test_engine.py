@@ -23,7 +23,16 @@ SMALL = {"rank": 4, "alpha": 8, "micro_batch_tokens": 256, "checkpoint_every": 1
 SFT = SFTSettings(**SMALL, epochs=1, batch_size=4, eval_every=2)
 REWARD = RewardSettings(**SMALL, epochs=1, batch_size=4, eval_every=2)
 PPO = PPOSettings(
-    **SMALL, steps=3, batch_size=4, max_new_tokens=6, value_warmup_steps=1, eval_every=2, eval_prompts=4, sample_every=1
+    **SMALL,
+    critic="head",
+    answers_per_prompt=1,
+    steps=3,
+    batch_size=4,
+    max_new_tokens=6,
+    value_warmup_steps=1,
+    eval_every=2,
+    eval_prompts=4,
+    sample_every=1,
 )
 
 

@@ -19,7 +19,7 @@ from lorarlhf.data.cutting import Budget
 from lorarlhf.data.tokens import Row, collate
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import hidden_states, map_sequences, response_logprobs, response_values, sequence_scores
-from lorarlhf.sampling import complete
+from lorarlhf.sampling import complete, scored_row
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, SamplingSettings
 from lorarlhf.train.common import Studio
 from lorarlhf.train.critic import AdapterCritic, HeadCritic
@@ -243,8 +243,10 @@ def bank(folders):
     return adapted(folders("qwen3"))
 
 
-def test_a_fresh_head_critic_says_what_the_reward_head_says_of_every_state(bank):
+def test_a_head_critic_reads_the_states_that_an_adapter_critic_computes(bank):
     critic = HeadCritic(Studio(bank.base, bank, Team()), "one")
+    assert all((values == 0).all() for values in critic.look(ROWS, Budget(20)).values)  # it knows nothing yet
+    critic.network["head"].load_state_dict(bank.heads["one"].state_dict())
     seen = critic.look(ROWS, Budget(20))
     with bank.activate("one"), torch.no_grad():
         for row, values, states in zip(ROWS, seen.values, seen.states, strict=True):
@@ -261,17 +263,18 @@ def test_a_fresh_head_critic_says_what_the_reward_head_says_of_every_state(bank)
 
 def test_scores_read_off_the_critics_states_are_those_of_a_pass_of_their_own(bank):
     studio = Studio(bank.base, bank, Team())
-    settings = PPOSettings(batch_size=4, max_new_tokens=6, steps=2, value_warmup_steps=0, micro_batch_tokens=40)
-    bank.create("policy", LoraSettings(rank=4))
-    stage = PPOStage(
-        studio, Roles(reference=None, value="one"), settings, RewardScorer(studio, "one", settings), [[256, 9, 8]]
+    settings = PPOSettings(
+        critic="head", batch_size=4, max_new_tokens=6, steps=2, value_warmup_steps=0, micro_batch_tokens=40
     )
+    bank.create("policy", LoraSettings(rank=4))
+    stage = PPOStage(studio, Roles(reference=None, value="one"), settings, RewardScorer(studio, "one"), [[256, 9, 8]])
     rollout = stage.roll_out(0)
     head = bank.heads["one"]
     with bank.activate("one"):
-        alone_B = map_sequences(bank.base, rollout.rows, Budget(30), lambda b: sequence_scores(bank.base, head, b))
+        rows = [scored_row(bank.base, row.prompt, row.response) for row in rollout.rows]
+        alone_B = map_sequences(bank.base, rows, Budget(30), lambda b: sequence_scores(bank.base, head, b))
     ended_B = torch.tensor([c.ended for c in rollout.completions])
-    wanted_B = torch.where(ended_B, alone_B, alone_B.clamp_max(settings.missing_eos_score))
+    wanted_B = torch.where(ended_B, alone_B, alone_B.clamp_max(settings.missing_eos_score * stage.spread))
     torch.testing.assert_close(rollout.scores_B, wanted_B, rtol=1e-4, atol=1e-4)
     assert [len(states) for states in rollout.states] == [len(row.response) for row in rollout.rows]
     taken = rollout.take([2, 0])

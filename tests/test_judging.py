@@ -110,7 +110,7 @@ def test_the_command_tells_in_words_and_as_json(lorarlhf_there):
 
 
 def test_ppo_in_the_terminal_says_what_speaks_against_it_and_goes_on(lorarlhf_there):
-    small = ["--steps", "1", "--batch-size", "2", "--max-new-tokens", "4", "--eval-prompts", "2", "--rank", "4"]
+    small = ["--steps", "1", "--batch-size", "4", "--max-new-tokens", "4", "--eval-prompts", "2", "--rank", "4"]
     status, out, err = lorarlhf_there("train", "ppo", *small, "--value-warmup-steps", "0", "--json")
     assert status == 0
     assert json.loads(out)["adapter"] == "ppo-1"

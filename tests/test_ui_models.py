@@ -236,7 +236,9 @@ def test_a_preset_is_remembered_for_its_base(place):
     desk.use_preset("own/base", "starter")
     assert desk.defaults("sampling") == {}
     own = Desk(place, LoadSettings(base="own/base"))
-    assert own.sampling().temperature == 0.7
+    assert own.preset == ""  # the starter's suits no other base
+    own.use_preset("own/base", "cpu")
+    assert own.sampling().temperature == 0.8
     own.use_preset("own/base", "gone since")
     assert own.preset == ""
     for each in (desk, own):

@@ -73,7 +73,9 @@ def judge_best_of(
     heads = heads_of(engine, judge, pairs, count.budget)
     count.add(len(pairs))
     rows = with_known(asked, known, partial(_drawn, engine, n, name, sampling, count))
-    rows = _scored(engine, asked, rows, sampling, heads, count)
+    # Reward models of before keep no spread on their card.
+    spread = float(judge.card.get("metrics", {}).get("score/spread", 1.0))
+    rows = _scored(engine, asked, rows, sampling, heads, count, spread)
     kept = {"with": made_with, "adapter": name, "reward": judge.name, "prompts": rows, "caveats": caveats}
     engine.store.set_meta(key, {**kept, "heads": heads.size, "voted": heads.spread})
     return {"drawn": drawn}
@@ -96,6 +98,7 @@ def _scored(
     sampling: SamplingSettings,
     heads: Heads,
     count: Count,
+    spread: float,
 ) -> list[dict[str, Any]]:
     """Add to each prompt's answers what the reward model and the heads say of them, by the votes there are now."""
     encoded = [asked_ids(engine, prompt, sampling) for prompt in asked]
@@ -105,7 +108,7 @@ def _scored(
     scores, said = heads.score(engine, rows, count.budget)
     count.add(len(rows))
     ended = [one for row in kept for one in row["ended"]]
-    unended = PPOSettings().missing_eos_score * heads.spread  # as PPO would count them
+    unended = PPOSettings().missing_eos_score * spread  # as PPO would count them
     own = [counted(score, end, unended) for score, end in zip(scores, ended, strict=True)]
     least = [counted(min(some, default=0.0), end, unended) for some, end in zip(said, ended, strict=True)]
     lengths = [len(tokens) for _, tokens in drawn]

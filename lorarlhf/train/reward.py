@@ -280,6 +280,8 @@ class RewardStage(OneAdapterStage):
         metrics = {"data/train": float(len(self.votes)), "data/heldout": float(len(self.heldout))}
         if self.settings.center:
             metrics["score/shift"] = self._centre()
+        voted = self.scores([row for vote in self.votes[:TRIED] for row in vote.rows])
+        metrics["score/spread"] = float(voted.std(unbiased=False))
         if self.measurable:
             metrics |= self._compare(self.scores([row for vote in self.heldout for row in vote.rows]))
         return metrics
