@@ -267,12 +267,12 @@ def test_ppo_is_its_papers_row_by_row(bases, banks, name):
     assert ends == {True, False}
     assert clips > 0
     for mine, its in zip(stage._policy, twin.policy, strict=True):
-        torch.testing.assert_close(mine, its, rtol=2e-3, atol=2e-5)
+        torch.testing.assert_close(mine, its, rtol=5e-3, atol=2e-4)
     if stage.critic:
         trained = stage.critic.state() if twin.network else dict(enumerate(stage.critic.parameters()))
         others = twin.network or dict(enumerate(twin.value))
         for key, tensor in trained.items():
-            torch.testing.assert_close(tensor, others[key], rtol=2e-3, atol=2e-5)
+            torch.testing.assert_close(tensor, others[key], rtol=5e-3, atol=2e-4)
 
 
 def test_what_is_sampled_is_asked_for(bases, banks, monkeypatch):
