@@ -154,7 +154,7 @@ MUTANTS = (
            FREE),
     Mutant("updates too far are kept", PPO, "while moved > most and kept > LEAST_KEPT:", "while False:", FREE),
     Mutant("evidence of nothing", INTERVALS, "mean < -errors * math.sqrt(variance / count)", "True", FREE + KEPT),
-    Mutant("the probe knows no ties", PROBE, "(target_P * F.logsigmoid(logit_P)", "(F.logsigmoid(logit_P)", FREE),
+    Mutant("the probe knows no ties", PROBE, "(p_P - target_P)", "(p_P - 1.0)", FREE),
     Mutant("B means A", PAIRS, "comparison = comparison.swap()", "pass", PAIRED),
     Mutant("a ranking counts as all its pairs", PAIRS, "weight=1 / len(couples)", "weight=1.0", PAIRED),
     Mutant("answers without an end", CHAT, "return [*ids, eos_id] if end", "return [*ids] if end", SPOKEN),

@@ -157,7 +157,7 @@ def _heldout_rises(run: RunRow, series: Series) -> Remark | None:
         return None
     return Remark(
         f"Held-out loss was lowest at step {best:g} ({number(lowest)}) and is {number(last)} at step {step:g}",
-        "since then it learns by heart; the adapter of the best step is the one that is kept",
+        "it may be learning by heart; an earlier adapter is kept only where it is better by more than chance explains",
         "Fewer epochs would do",
     )
 
