@@ -44,6 +44,8 @@ class Counting:
         return ["ready"] if self.says_ready else []
 
     says_ready = False
+    scatter = 0.0
+    """How far the examples of a measurement are from their mean."""
 
     def extend(self, step, losses):
         return ""
@@ -62,7 +64,8 @@ class Counting:
         if self.qualities is None:
             return None
         quality = self.qualities[int(self.number)]
-        return Evaluation({"eval/quality": quality}, quality, [quality] * 10)
+        each = [quality + self.scatter * (-1) ** (i // (1 + int(self.number))) for i in range(12)]
+        return Evaluation({"eval/quality": quality}, quality, each)
 
     def finish(self):
         return {"final": float(self.number)}
@@ -101,6 +104,37 @@ def test_the_best_adapter_is_kept_and_measured_last(tmp_path):
     assert loop.journal.events[-1] == "6: kept the adapter of step 2, the best on held-out prompts"
     assert [loop.journal.numbers[s, "eval/quality"] for s in (0, 2, 4, 6)] == [0.1, 0.9, 0.3, 0.5]
     assert loop.journal.shown == [(s, 6) for s in range(1, 7)]
+
+
+def test_the_last_is_kept_where_an_earlier_one_is_better_by_chance_alone(tmp_path):
+    stage = Counting(qualities={0: 0.1, 2: 0.9, 4: 0.3, 6: 0.8})
+    stage.scatter = 1.0
+    loop = loop_of(stage, tmp_path)
+    assert loop.run() == {"final": 6.0}
+    assert loop.journal.events[-1] == (
+        "6: kept the adapter of step 6, the last: step 2 was not better by more than chance explains on 12 held-out "
+        "examples"
+    )
+
+
+def test_what_comes_before_the_first_step_comes_once(tmp_path):
+    stage = Counting(qualities=dict.fromkeys(range(7), 0.5))
+    stage.says_ready = True
+    loop = loop_of(stage, tmp_path, paused=pause_at(6))
+    with pytest.raises(RunPaused):
+        loop.run()
+    assert loop.journal.events[0] == "0: ready"
+    again = loop_of(Counting(qualities=dict.fromkeys(range(7), 0.5)), tmp_path)
+    again.restore()
+    again.run()
+    assert (stage.prepared, again.stage.prepared) == (1, 0)
+
+
+def test_a_parent_beyond_the_budget_is_better_than_what_went_further(tmp_path):
+    worst = -math.inf
+    loop = loop_of(Counting(qualities={0: worst, 2: worst, 4: worst, 6: worst}), tmp_path)
+    assert loop.run() == {"final": 0.0}
+    assert "kept the adapter of step 0, before training" in loop.journal.events[-1]
 
 
 def test_the_start_may_have_been_the_best_and_nan_never_is(tmp_path):
