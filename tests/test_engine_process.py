@@ -300,7 +300,7 @@ def test_only_runs_whose_process_is_gone_count_as_interrupted(tmp_path):
 
 
 def test_two_processes_cannot_work_on_one_run(client, store, tmp_path):
-    job = client.train("sft", SFT.model_copy(update={"epochs": 1000}), "contended")
+    job = client.train("sft", SFT.model_copy(update={"epochs": 1000.0}), "contended")
     until(job, lambda now: now.step >= 1)
     words = ["resume", job.progress.run, "--workspace", str(client.workspace.path)]
     with (tmp_path / "said").open("w+") as said:

@@ -203,7 +203,7 @@ class Twin:
                         plain_R, held_R = (now_R - target_R) ** 2, (near_R - target_R) ** 2
                         worst_R = 0.5 * torch.maximum(plain_R, held_R)
                         (worst_R.sum() / tokens).backward()
-                        seen["loss/value"] = seen.get("loss/value", 0.0) + float(worst_R.sum()) / tokens
+                        seen["loss/value"] = seen.get("loss/value", 0.0) + float(worst_R.detach().sum()) / tokens
                         clipped = float((held_R > plain_R).sum()) / tokens
                         seen["val/clipfrac"] = seen.get("val/clipfrac", 0.0) + clipped
                 for name, value in seen.items():
