@@ -189,6 +189,13 @@ def test_a_fresh_process_reads_every_export_with_equal_numbers(exported):
                 torch.testing.assert_close(found.gather(-1, taken), mine.gather(-1, taken), rtol=0, atol=1e-3)
 
 
+def test_a_merged_model_stops_by_itself_where_answers_end_here(exported):
+    folder = exported[0]["llama-ppo-merged"][0]
+    ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    # The mark of the chat template first, then what the base's own files name.
+    assert ends == [260, 257]
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_merged_model_has_the_adapter_in_its_weights(exported, arch):
     folder = exported[0][f"{arch}-ppo-merged"][0]

@@ -227,6 +227,17 @@ def test_heads_and_tensors_that_do_not_fit_are_refused(bases, plain, adapters, t
         take_in(adapters, str(more), "policy", load_settings(bases["llama"]))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(bases, plain, adapters, tmp_path, number):
+    folder = copy(plain / "policy", tmp_path / "broken")
+    weights = load_file(folder / "adapter_model.safetensors")
+    next(iter(weights.values()))[0, 0] = number
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="holds NaN or infinite numbers; its training broke"):
+        take_in(adapters, str(folder), "policy", load_settings(bases["llama"]))
+    assert not list(adapters.iterdir())
+
+
 def test_places_that_hold_no_adapter_are_told(bases, plain, adapters, tmp_path):
     load = load_settings(bases["llama"])
     (tmp_path / "empty").mkdir()

@@ -36,6 +36,15 @@ def command(place: Workspace, *words: str) -> list[str]:
     return [sys.executable, "-m", "lorarlhf.cli", "runs", *words, "--workspace", str(place.path)]
 
 
+def test_why_a_run_stopped_is_told(place):
+    with place.store() as store:
+        run = ppo(store)
+        store.log_event(run, 0, "a checkpoint takes 4.7 MB of disk; the last 2 are kept")
+        store.log_event(run, 6, "stopped at step 6: KL of 31.0 nats an answer passed kl_budget 20")
+        assert "  stopped at step 6: KL of 31.0 nats an answer passed kl_budget 20" in describe(store, run).splitlines()
+        assert store.said(run) == ["stopped at step 6: KL of 31.0 nats an answer passed kl_budget 20"]
+
+
 def test_a_run_is_told_in_words_with_what_its_numbers_say(place):
     with place.store() as store:
         run = ppo(store)
