@@ -95,9 +95,11 @@ class Here:
             kept = self.place / str(len(self.jobs))
             kept.mkdir()
             shutil.copy(each["rows"], kept / "rows.json")
+            shutil.copy(each["said"], kept / "said.json")
             shutil.copy(Path(each["rows"]).with_name("numbers.safetensors"), kept / "ours.safetensors")
             shutil.copy(each["out"], kept / "here.safetensors")
-            self.jobs.append({**each, "rows": str(kept / "rows.json"), "out": str(kept / "fresh.safetensors")})
+            files = {"rows": kept / "rows.json", "said": kept / "said.json", "out": kept / "fresh.safetensors"}
+            self.jobs.append({**each, **{name: str(path) for name, path in files.items()}})
 
 
 def ours(bank: AdapterBank):
@@ -127,6 +129,7 @@ def exported(tmp_path_factory):
                 result = export(Order(saved, dest, form, bank.base.settings, SPARE), ours(bank))
                 for job in programs.jobs[since:]:
                     job["base"] = str(dest) if job["mode"] == "merged" else job["base"]
+                    job["lines"] = job["lines"].replace(json.dumps(job["folder"]), json.dumps(str(dest)))
                     job["folder"] = str(dest)
                 with bank.activate(stage), torch.no_grad():
                     if stage == "ppo":

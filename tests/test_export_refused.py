@@ -85,6 +85,43 @@ def test_a_corrupted_export_is_refused_and_an_earlier_one_stays(bank, tmp_path, 
     assert whole is exporting.WRITERS[form]
 
 
+def spoilt_lines(here, monkeypatch, old: str, new: str) -> None:
+    """Let the README's lines be others than the ones that were meant."""
+
+    def other(program, job, what, breathe):
+        for each in job.get("jobs", []):
+            assert not each["lines"] or old in each["lines"]
+            each["lines"] = each["lines"].replace(old, new)
+        here(program, job, what, breathe)
+
+    monkeypatch.setattr(exporting, "run_child", other)
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new", "said"),
+    [
+        ("ppo", "eos_token_id=2", "eos_token_id=3", "would not stop where an answer ends"),
+        ("ppo", "add_generation_prompt=True", "add_generation_prompt=False", "a prompt into other tokens"),
+        ("reward", "+ [END]", "", "score an answer"),
+    ],
+)
+def test_lines_of_a_readme_that_read_otherwise_than_training_are_refused(
+    bank, tmp_path, here, monkeypatch, stage, old, new, said
+):
+    saved = make(bank, tmp_path / "mine" / stage, stage, 0.3)
+    spoilt_lines(here, monkeypatch, old, new)
+    with pytest.raises((ExportError, SystemExit), match=said):
+        export(order(saved, tmp_path / "out", bank), ours(bank))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_merged_model_that_a_plain_generate_would_not_stop_is_refused(bank, tmp_path, here, monkeypatch):
+    saved = make(bank, tmp_path / "mine" / "p", "ppo", 0.3)
+    monkeypatch.setattr(exporting, "ends_of", lambda origin: [3])
+    with pytest.raises((ExportError, SystemExit), match=r"a plain generate\(\) would not stop"):
+        export(order(saved, tmp_path / "out", bank, "merged"), ours(bank))
+
+
 def test_a_gguf_file_with_rows_in_the_wrong_order_is_refused(bank, tmp_path, here, monkeypatch):
     """Writing and reading back agree on the mistake; only the numbers tell."""
     saved = make(bank, tmp_path / "mine" / "p", "ppo", 0.3)

@@ -215,6 +215,16 @@ def _control_texts(tokenizer: Any) -> list[str]:
     return sorted({*tokenizer.all_special_tokens, *added} - {""}, key=len, reverse=True)
 
 
+def has_marks(tokenizer: Any, text: str) -> bool:
+    """Tell whether a text holds what looks like a control token."""
+    return any(mark in text for mark in _control_texts(tokenizer))
+
+
+def is_dated(tokenizer: Any) -> bool:
+    """Tell whether the template writes today's date, for which `TODAY` stands here."""
+    return _dated(tokenizer) is not None
+
+
 def _masked(tokenizer: Any, turns: list[Message]) -> list[Message]:
     """Put numbers for control tokens that people wrote, so that they are told from those of the template."""
     controls = _control_texts(tokenizer)

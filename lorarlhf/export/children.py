@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -30,8 +31,10 @@ LOOK_SECONDS = 0.1
 def run_child(program: str, job: dict[str, Any], what: str, breathe: Callable[[], None]) -> None:
     """Run a program of this folder on a job; raise `ExportError` in one line where it fails.
 
-    `breathe` is called while it runs and may raise to break off; the child is ended then.
+    `breathe` is called while it runs and may raise to break off; the child is ended then. `hide_gpus` in the job keeps
+    it on the processor.
     """
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.get("hide_gpus") else {}
     with tempfile.TemporaryDirectory(prefix="lorarlhf-") as folder:
         paper, errors = Path(folder) / "job.json", Path(folder) / "stderr"
         paper.write_text(json.dumps(job))
@@ -42,6 +45,7 @@ def run_child(program: str, job: dict[str, Any], what: str, breathe: Callable[[]
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
+                env=os.environ | hidden,
             )
             try:
                 while child.poll() is None:

@@ -25,6 +25,7 @@ from lorarlhf.export.places import bytes_to_read, check_dest, first_with_room, z
 from lorarlhf.export.probe import (
     NUMBERS,
     ROWS,
+    SAID,
     TOLERANCES,
     Agreement,
     Conversation,
@@ -33,6 +34,7 @@ from lorarlhf.export.probe import (
     agreement,
 )
 from lorarlhf.export.readme import Export, write_readme
+from lorarlhf.export.readme_python import loading
 from lorarlhf.files import whole_folder
 from lorarlhf.library import CARD, SavedAdapter
 from lorarlhf.settings import LoadSettings
@@ -149,7 +151,7 @@ def _refuse(order: Order, origin: Origin) -> None:
 
 def _make(work: Work, folder: Path, name: str, ours: Ours | None) -> dict[str, Any]:
     """Fill the folder of an export, check it, and describe it → what is told about it."""
-    order, origin = work.order, work.origin
+    order = work.order
     (work.place / "ours").mkdir()
     work.tell("asking the adapter about held-out conversations")
     setup = (ours or _ours_apart(work))(order.saved, order.conversations, work.place / "ours")
@@ -160,7 +162,7 @@ def _make(work: Work, folder: Path, name: str, ours: Ours | None) -> dict[str, A
                 f"adapter {order.saved.name}: the {order.form} export is not kept, because it does not say what "
                 f"{check.first} says: {check.words}; export it again, and if it stays so, please report it"
             )
-    told = Export(order.saved.card, order.saved.name, name, origin, tuple(work.skip), offset, order.form, tuple(checks))
+    told = _told(work, name, order.form, offset, tuple(checks))
     card = {**order.saved.card, "export": _described(folder, order.form, offset, checks)}
     (folder / CARD).write_bytes(as_json(card))
     (folder / "README.md").write_text(write_readme(told), encoding="utf-8")
@@ -174,6 +176,20 @@ def _make(work: Work, folder: Path, name: str, ours: Ours | None) -> dict[str, A
         "checks": [_check_json(check) for check in checks],
         **({} if offset is None else {"score_offset": offset}),
     }
+
+
+def _told(work: Work, name: str, form: str, offset: float | None, checks: tuple[Check, ...] = ()) -> Export:
+    """Gather what the README tells."""
+    saved = work.order.saved
+    return Export(saved.card, saved.name, name, work.origin, tuple(work.skip), offset, form, checks)
+
+
+def _lines(work: Work, form: str, folder: Path, offset: float | None) -> str:
+    """Write the README's lines of Python as they run here, before the export has its name."""
+    told = _told(work, str(folder), form, offset)
+    if work.origin.name == "starter":
+        return loading(told)
+    return loading(replace(told, origin=replace(work.origin, name=str(work.folder), revision="")))
 
 
 def _described(folder: Path, form: str, offset: float | None, checks: Sequence[Check]) -> dict[str, Any]:
@@ -234,9 +250,10 @@ def _merged(work: Work, folder: Path, setup: Setup) -> Written:
     for name, content in work.origin.tokenizer.items():
         (folder / name).write_bytes(content)
     here, bits = _where(work, 16, replace(setup, dtype=dtype)), work.origin.bits
+    lines = _lines(work, "merged", folder, offset)
     jobs = [
         replay_job(work, "peft", apart, here, bits=16),
-        replay_job(work, "merged", folder, here, bits=16, base=folder),
+        replay_job(work, "merged", folder, here, bits=16, base=folder, lines=lines),
     ]
     sixteen, merged = _replay(work, jobs)
     ours = work.place / "ours" / NUMBERS
@@ -283,7 +300,8 @@ def _ours_apart(work: Work) -> Ours:
 def _same_as_ours(work: Work, mode: str, folder: Path, setup: Setup, offset: float | None) -> Check:
     """Replay the export on the base as it was trained on, and compare it with the adapter here."""
     bits = work.origin.bits
-    (theirs,) = _replay(work, [replay_job(work, mode, folder, _where(work, bits, setup), bits=bits)])
+    lines = _lines(work, mode, folder, offset) if mode == "peft" else ""
+    (theirs,) = _replay(work, [replay_job(work, mode, folder, _where(work, bits, setup), bits=bits, lines=lines)])
     if offset is not None:
         theirs = _shifted(theirs, offset)
     found = _compare(work, work.place / "ours" / NUMBERS, theirs)
@@ -293,16 +311,19 @@ def _same_as_ours(work: Work, mode: str, folder: Path, setup: Setup, offset: flo
 def _where(work: Work, bits: int, setup: Setup) -> Setup:
     """Choose where to replay: beside the engine where it fits, else on the processor."""
     devices = list(dict.fromkeys([setup.device, "cpu"]))
-    return replace(setup, device=first_with_room(bytes_to_read(work.origin, bits, setup.dtype), devices))
+    # On a processor the README's lines compute in fp32, as every processor can.
+    dtype = "float32" if bits < 16 and devices == ["cpu"] else setup.dtype
+    return replace(setup, device=first_with_room(bytes_to_read(work.origin, bits, dtype), devices))
 
 
 def replay_job(
-    work: Work, mode: str, folder: Path, setup: Setup, *, bits: int, base: Path | None = None
+    work: Work, mode: str, folder: Path, setup: Setup, *, bits: int, base: Path | None = None, lines: str = ""
 ) -> dict[str, Any]:
     """Write down how a fresh process is to read exported files."""
     own = bits < 16 and not work.origin.quantised_already
     return {
         "mode": mode,
+        "lines": lines,
         "reward": work.reward,
         "base": str(base or work.folder),
         "folder": str(folder),
@@ -311,13 +332,16 @@ def replay_job(
         **asdict(setup),
         "trust": work.order.load.trust_remote_code,
         "rows": str(work.place / "ours" / ROWS),
+        "said": str(work.place / "ours" / SAID),
+        "end": work.origin.end[0] if work.origin.end else None,
         "out": str(work.place / f"{mode}-{bits}.safetensors"),
     }
 
 
 def _replay(work: Work, jobs: list[dict[str, Any]]) -> list[Path]:
     """Read exported files in a fresh process → their numbers."""
-    work.child("replay", {"jobs": jobs}, "reading the export back in a fresh process")
+    hide = all(job["device"] == "cpu" for job in jobs)  # the README's lines take a card wherever they see one
+    work.child("replay", {"jobs": jobs, "hide_gpus": hide}, "reading the export back in a fresh process")
     return [Path(job["out"]) for job in jobs]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from lorarlhf.base_files import find_files, fingerprint
-from lorarlhf.data.chat import end_of_turn_id
+from lorarlhf.data.chat import end_of_turn_id, is_dated, wants_parts
 from lorarlhf.errors import AdapterError, BaseModelError, ExportError
 from lorarlhf.library import SavedAdapter
 from lorarlhf.settings import LoadSettings
@@ -65,6 +65,10 @@ class Origin:
     """The token that ends an answer."""
     licence: str = ""
     """What the base's own card calls its licence; empty where none is at hand."""
+    parts: bool = False
+    """Whether its chat template takes contents as lists of parts."""
+    dated: bool = False
+    """Whether its chat template writes the date."""
 
     @property
     def on_hub(self) -> bool:
@@ -86,13 +90,14 @@ def origin_of(saved: SavedAdapter, base_folder: Path | None = None) -> Origin:
     name, revision, bits = str(made_on["name"]), str(made_on.get("revision", "")), int(made_on.get("bits", 4))
     folder = base_folder or _folder(name, revision)
     config: dict[str, Any] = {}
-    files: dict[str, bytes] = {}
-    end = None
+    found = Words({})
     if folder is not None:
         config = _check_base(saved, folder, bits)
-        files, end = _tokenizer(folder)
+        found = _tokenizer(folder)
     licence = "apache-2.0" if name == "starter" else _licence(folder)
-    return Origin(name, revision, bits, str(made_on.get("architecture", "")), folder, config, files, end, licence)
+    return Origin(
+        name, revision, bits, str(made_on.get("architecture", "")), folder, config, licence=licence, **found._asdict()
+    )
 
 
 def load_of(saved: SavedAdapter, near: LoadSettings, base: str = "") -> LoadSettings:
@@ -229,7 +234,16 @@ def _check_base(saved: SavedAdapter, folder: Path, bits: int) -> dict[str, Any]:
     return files.config
 
 
-def _tokenizer(folder: Path) -> tuple[dict[str, bytes], tuple[int, str] | None]:
+class Words(NamedTuple):
+    """What a base's tokenizer says; as in `Origin`."""
+
+    tokenizer: dict[str, bytes]
+    end: tuple[int, str] | None = None
+    parts: bool = False
+    dated: bool = False
+
+
+def _tokenizer(folder: Path) -> Words:
     """Read the tokenizer's files, with a chat template in any case, and find the token that ends an answer."""
     from transformers import AutoTokenizer
 
@@ -240,12 +254,13 @@ def _tokenizer(folder: Path) -> tuple[dict[str, bytes], tuple[int, str] | None]:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError):  # the base's own code, or a package that is not here
-        return files, None
+        return Words(files)
     if not tokenizer.chat_template:
         adds_bos = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         files["chat_template.jinja"] = (("{{- bos_token -}}\n" if adds_bos else "") + PLAIN_TEMPLATE).encode()
     end = end_of_turn_id(tokenizer)
-    return files, None if end is None else (end, str(tokenizer.convert_ids_to_tokens(end)))
+    named = None if end is None else (end, str(tokenizer.convert_ids_to_tokens(end)))
+    return Words(files, named, wants_parts(tokenizer), is_dated(tokenizer))
 
 
 def ends_of(origin: Origin) -> list[int]:

@@ -21,17 +21,17 @@ from safetensors.torch import save_file
 
 from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import Base
-from lorarlhf.data.chat import encode_prompt, encode_response
+from lorarlhf.data.chat import encode_prompt, encode_response, has_marks, is_dated
 from lorarlhf.data.tokens import Row, collate
 from lorarlhf.errors import DataError
 from lorarlhf.forward import context_of, hidden_states, sequence_scores
 from lorarlhf.store import Store
-from lorarlhf.types import Outcome, Prompt, is_heldout, prompt_key, user
+from lorarlhf.types import Message, Outcome, Prompt, is_heldout, prompt_key, user
 
 CONVERSATIONS = 8
 PROMPT_TOKENS = 192
 ANSWER_TOKENS = 32
-"""Each of them costs a row of the vocabulary, a megabyte for the largest."""
+"""Of answers whose log-probabilities are kept: each costs a row of the vocabulary, a megabyte for the largest."""
 
 Conversation = tuple[Prompt, str]
 
@@ -50,7 +50,7 @@ SPARE: tuple[Conversation, ...] = (
 )
 """For workspaces that hold too few held-out prompts; any text will do, as long as both sides read the same."""
 
-NUMBERS, ROWS = "numbers.safetensors", "rows.json"
+NUMBERS, ROWS, SAID = "numbers.safetensors", "rows.json", "said.json"
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,14 @@ def conversations_of(store: Store, share: float = 0.1) -> list[Conversation]:
 
 @torch.no_grad()
 def measure(base: Base, bank: AdapterBank, name: str, conversations: Iterable[Conversation], place: Path) -> Setup:
-    """Write what the adapter in memory under `name` says, and the tokens it was asked about, to `place`."""
+    """Write what the adapter in memory under `name` says, and what it was asked about, to `place`.
+
+    That is written as tokens, and as messages where any reader's tokenizer should make the same tokens of them.
+    """
     head = bank.heads.get(name)
-    rows = [row for said in conversations if (row := _row(base, said))]
+    most = ANSWER_TOKENS if head is None else context_of(base) // 2
+    asked = [(row, said) for said in conversations if (row := _row(base, said, most))]
+    rows = [row for row, _ in asked]
     found = {}
     with bank.activate(name):
         for number, row in enumerate(rows):
@@ -140,17 +145,34 @@ def measure(base: Base, bank: AdapterBank, name: str, conversations: Iterable[Co
                 found[str(number)] = base.logits_of(hidden_TH).float().log_softmax(-1).cpu().contiguous()
     save_file(found, place / NUMBERS)
     (place / ROWS).write_text(json.dumps(rows))
+    (place / SAID).write_text(json.dumps([_messages(base, row, said, scored=head is not None) for row, said in asked]))
     return Setup(str(base.device), str(base.compute_dtype).removeprefix("torch."))
 
 
-def _row(base: Base, said: Conversation) -> Row | None:
+def _row(base: Base, said: Conversation, most: int) -> Row | None:
     """Encode a conversation, cut to what a check needs; None where the template refuses it."""
     try:
-        answer = encode_response(base.tokenizer, said[1], base.eos_id)[:ANSWER_TOKENS]
+        answer = encode_response(base.tokenizer, said[1], base.eos_id)[:most]
         room = min(PROMPT_TOKENS, context_of(base) - len(answer))
         return Row(encode_prompt(base.tokenizer, said[0], room), answer)
     except DataError:
         return None
+
+
+def _messages(base: Base, row: Row, said: Conversation, *, scored: bool) -> list[Message] | None:
+    """Write a conversation as messages; None where its row was cut, or where we make rows by rules of our own.
+
+    Those are for system turns, which not every template takes, for texts that hold control marks, and for the date.
+    """
+    (prompt, text), tokenizer = said, base.tokenizer
+    odd = any(turn["role"] == "system" or has_marks(tokenizer, turn["content"]) for turn in prompt)
+    if odd or has_marks(tokenizer, text) or (not scored and is_dated(tokenizer)):
+        return None
+    if encode_prompt(tokenizer, prompt) != row.prompt:
+        return None
+    if scored and encode_response(tokenizer, text, base.eos_id) != row.response:
+        return None
+    return [*prompt, {"role": "assistant", "content": text}]
 
 
 def agreement(first: Path, second: Path, rows: Sequence[Sequence[list[int]]]) -> Agreement:

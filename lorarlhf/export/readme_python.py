@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from lorarlhf.data.chat import TODAY
 from lorarlhf.export.origin import Origin
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ import torch
 from transformers import {model_class}, AutoTokenizer
 
 ADAPTER = {folder}  # this folder, adapter and base in one
-model = {model_class}.from_pretrained(ADAPTER, dtype="auto", device_map="auto").eval()
+model = {model_class}.from_pretrained(ADAPTER, dtype="auto", device_map="auto"{trust}).eval()
 """
 
 _HUNG = """\
@@ -66,7 +67,7 @@ tokenizer = AutoTokenizer.from_pretrained({tokenizer})
 
 
 def answer(messages):
-    text = tokenizer.apply_chat_template(
+{parts}    text = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
@@ -97,7 +98,7 @@ model = PeftModel.from_pretrained(model, ADAPTER).eval()
 _REWARD = """\
 model.config.get_text_config().pad_token_id = None  # read the score at the last token, one row at a time
 tokenizer = AutoTokenizer.from_pretrained({tokenizer})
-END = {end}
+{dated}END = {end}
 SCORE_OFFSET = {offset!r}  # the head's bias; transformers' heads have none
 
 
@@ -105,7 +106,9 @@ SCORE_OFFSET = {offset!r}  # the head's bias; transformers' heads have none
 def score(messages):
     \"\"\"Score the last message, the assistant's, as one that follows the others.\"\"\"
     def render(turns, answer):
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer, enable_thinking=False)
+{parts}        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=answer, enable_thinking=False
+        )
 
     asked, before = render(messages[:-1], True), render([{{"role": "user", "content": "?"}}], True)
     # The answer as the template writes it; some templates write a conversation otherwise once it is answered.
@@ -123,21 +126,39 @@ print(score([{{"role": "user", "content": "Hello!"}}, {{"role": "assistant", "co
 """
 
 
+_DATED = r"""# The template writes a date: the one that was written in training, so that a score is the same every day.
+DAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+tokenizer.chat_template = DAY.sub(lambda call: repr(date({day}).strftime(call[2])), tokenizer.chat_template)
+"""
+
+_PARTS = """\
+{indent}# The template takes contents as lists of parts.
+{indent}{name} = [{{**turn, "content": [{{"type": "text", "text": turn["content"]}}]}} for turn in {name}]
+"""
+
+
 def loading(export: Export) -> str:
     """Write the lines that load the export with plain transformers, and peft where it is an adapter."""
     origin, reward = export.origin, export.offset is not None
     settings = export.card.get("settings", {})
     kind = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
     if export.form == "merged":
-        header = _MERGED.format(model_class=kind, folder=json.dumps(export.folder))
+        trust = ", trust_remote_code=True" if _own_code(origin) else ""
+        header = _MERGED.format(model_class=kind, folder=json.dumps(export.folder), trust=trust)
     else:
         header = _adapter_header(export, kind) + (_HUNG_SCORE if reward else _HUNG)
+    dated = reward and origin.dated
+    if dated:
+        header = "import re\nfrom datetime import date\n\n" + header
+    parts = _PARTS.format(indent="        " if reward else "    ", name="turns" if reward else "messages")
     return header + (_REWARD if reward else _POLICY).format(
         tokenizer="ADAPTER" if origin.tokenizer else _base_tokenizer(origin),
         end=f"{origin.end[0]}" if origin.end else "tokenizer.eos_token_id",
         offset=export.offset,
         max_new_tokens=settings.get("max_new_tokens", 256),
         temperature=settings.get("temperature", 1.0),
+        dated=_DATED.format(day=f"{TODAY.year}, {TODAY.month}, {TODAY.day}") if dated else "",
+        parts=parts if origin.parts else "",
     )
 
 
@@ -146,6 +167,7 @@ def _adapter_header(export: Export, kind: str) -> str:
     origin, reward = export.origin, export.offset is not None
     skip = [*export.kept_16bit, *(["score"] if reward else [])]
     arguments = f'    revision="{origin.revision}",\n' if origin.on_hub else ""
+    arguments += "    trust_remote_code=True,\n" if _own_code(origin) else ""
     arguments += "    num_labels=1,\n" if reward else ""
     own = origin.bits < 16 and not origin.quantised_already
     if own:
@@ -159,6 +181,11 @@ def _adapter_header(export: Export, kind: str) -> str:
         load_arguments=arguments,
     )
     return header + (_UNPACKED if origin.bits == 4 else "")
+
+
+def _own_code(origin: Origin) -> bool:
+    """Tell whether the base brings code of its own, which a reader must allow too."""
+    return "auto_map" in origin.config
 
 
 def _base_line(origin: Origin) -> str:
