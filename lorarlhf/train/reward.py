@@ -166,7 +166,8 @@ class RewardStage(OneAdapterStage):
                 scores_B = sequence_scores(base, self.head, batch)
                 loss = self._losses(some, scores_B).sum() / weight
                 loss.backward()
-                total += torch.stack([loss.detach(), torch.tensor(sum(self._right(some, scores_B.detach().cpu())))])
+                right = sum(self._right(some, scores_B.detach().cpu()))
+                total += torch.tensor([float(loss.detach()), float(right)], device=base.device)
         loss_sum, right = team.sum(total).tolist()
         return loss_sum, right
 
