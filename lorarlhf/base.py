@@ -164,7 +164,12 @@ def _load_config(files: BaseFiles, settings: LoadSettings) -> Any:
 
 def _load_tokenizer(files: BaseFiles, settings: LoadSettings) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(
-        files.folder, trust_remote_code=settings.trust_remote_code, padding_side="left", truncation_side="left"
+        files.folder,
+        trust_remote_code=settings.trust_remote_code,
+        padding_side="left",
+        truncation_side="left",
+        # Else some tokenizers take the blanks before full stops from answers, or transformers warns that it will not.
+        clean_up_tokenization_spaces=False,
     )
 
 
