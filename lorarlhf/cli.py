@@ -127,10 +127,21 @@ def import_(file: str, kind: str, skip_bad: bool, workspace: str | None, as_json
     help="lossless imports back to the same rows; preference is what trainers read. [default: lossless]",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option(
+    "--other-bases",
+    type=click.Choice(["on", "off"]),
+    help="Whether what was said about other bases counts for each base too; kept in the workspace. [default: off]",
+)
 @common
-def votes(target: str | None, form: str, force: bool, workspace: str | None, as_json: bool) -> None:
-    """Count the votes, or export them."""
+def votes(
+    target: str | None, form: str, force: bool, other_bases: str | None, workspace: str | None, as_json: bool
+) -> None:
+    """Count the votes, or export them. Votes given in the app belong to the base that answered."""
     with open_workspace(workspace).store() as store:
+        if other_bases:
+            from lorarlhf.store import OTHERS
+
+            store.set_meta(OTHERS, other_bases == "on")
         if target:
             from lorarlhf.data.exporting import write_votes
 

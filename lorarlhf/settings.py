@@ -21,9 +21,16 @@ Passes = Annotated[float, Field(gt=0, le=1000)] | Literal["auto"]
 Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
 
 
-def knob(default: Any, help: str, *, basic: bool = False, **bounds: Any) -> Any:
-    """Declare one setting. `bounds` are pydantic's `ge`, `gt`, `le`, `lt`."""
-    return Field(default, description=help, json_schema_extra={"basic": basic}, validate_default=True, **bounds)
+def knob(default: Any, help: str, *, basic: bool = False, several: tuple[str, ...] = (), **bounds: Any) -> Any:
+    """Declare one setting. `bounds` are pydantic's `ge`, `gt`, `le`, `lt`; `several` is what its text may list."""
+    extra: Any = {"basic": basic, "several": list(several)}
+    return Field(default, description=help, json_schema_extra=extra, validate_default=True, **bounds)
+
+
+def several_of(field: FieldInfo) -> list[str]:
+    """List what a setting that names several things may name; empty for others."""
+    extra = field.json_schema_extra
+    return list(extra.get("several", [])) if isinstance(extra, dict) else []  # type: ignore[arg-type]
 
 
 def may_be_auto(field: FieldInfo) -> bool:
@@ -167,6 +174,12 @@ class PPOSettings(LoraSettings, OptimSettings):
     sft: str = knob("", "Policy's start and KL reference; empty takes the newest SFT adapter, 'base' the bare base")
     reward: str = knob("", "Reward adapter; empty takes the newest")
     parent: str = knob("", "Policy to go on from; empty starts as a copy of the reference")
+    practise_on: str = knob(
+        "imported, typed, votes",
+        "Prompts to practise on: any of imported, typed, votes (those you voted on), demonstrations",
+        basic=True,
+        several=("imported", "typed", "votes", "demonstrations"),
+    )
     temperature: float = knob(1.0, "Sampling temperature; divides every log-probability too", gt=0, le=5)
     top_p: float = knob(1.0, "Nucleus of the sampling; below 1 biases PPO and is only for experiments", gt=0, le=1)
     max_new_tokens: int = knob(96, "Longest answer, in tokens", basic=True, ge=1, le=32768)
@@ -199,6 +212,19 @@ class PPOSettings(LoraSettings, OptimSettings):
     eval_every: int = knob(10, "Steps between measurements on held-out prompts; the best policy is kept", ge=1)
     eval_prompts: int = knob(32, "Held-out prompts per measurement", ge=1)
     sample_every: int = knob(5, "Steps between stored samples", ge=1)
+
+    @property
+    def sources(self) -> list[str]:
+        """Where the prompts to practise on come from."""
+        return [name.strip() for name in self.practise_on.split(",") if name.strip()]
+
+    @model_validator(mode="after")
+    def _knows_its_sources(self) -> PPOSettings:
+        known = several_of(type(self).model_fields["practise_on"])
+        for name in self.sources or [""]:
+            if name not in known:
+                raise ValueError(f"practise_on names {name or 'nothing'}; name some of {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> PPOSettings:

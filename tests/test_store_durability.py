@@ -99,7 +99,7 @@ def test_the_oldest_schema_opens_and_becomes_the_newest(tmp_path: Path) -> None:
 def test_migrations_are_ordered_and_recorded(tmp_path: Path) -> None:
     names = [name for name, _ in MIGRATIONS]
     assert names == sorted(names)
-    assert len(set(names)) == len(names) == 4
+    assert len(set(names)) == len(names) == 5
     for _ in range(2):
         with Store(tmp_path / "x.db") as store:
             assert [row["name"] for row in store.query("SELECT name FROM migrations ORDER BY name")] == names

@@ -182,6 +182,22 @@ def test_another_base_or_policy_replaces_what_was_drawn_ahead_but_not_what_is_be
     assert [sheet.recipe.base for sheet in rating.tray.sheets] == ["base-1"] + ["base-2"] * AHEAD
 
 
+def test_a_pair_and_its_undo_do_not_outlive_their_base(desk, rating):
+    old = whole(rating)["sheet"]["id"]
+    desk.store.belong("base-1")
+    assert vote(rating)["undoable"] == 1
+    desk.load_settings = LoadSettings(base="another")
+    desk.fingerprint, desk.state = "base-2", "loading"
+    desk.store.belong("base-2")
+    seen = rating.ask({"do": "look", "shelf": "of before"})
+    assert seen["sheet"] is None
+    assert seen["progress"]["total"] == 0
+    assert rating.ask({"do": "vote", "sheet": old, "verdict": "a1"})["error"]
+    assert "about another base" in rating.ask({"do": "undo"})["error"]
+    desk.store.belong("base-1")
+    assert len(desk.store.comparisons()) == 1
+
+
 def test_an_adapter_that_cannot_answer_is_said_not_looped(desk, rating):
     def generate(*args: Any) -> Job:
         job = Job(SimpleNamespace(), 1, "generate", 2)  # type: ignore[arg-type]

@@ -61,7 +61,14 @@ def adapter(name: str, created: str, **metrics: float) -> SavedAdapter:
 
 def test_a_queued_stage_is_offered_by_what_there_will_be_in_this_round(store):
     sft, reward, other = adapter("sft-1", "1"), adapter("reward-1", "2"), adapter("sft-2", "3")
-    now = Standing(clear=1, votes=1, adapters=[sft, reward, other], present=[sft], at_work="sft-3 is at work")
+    now = Standing(
+        clear=1,
+        votes=1,
+        practice={"votes": 1},
+        adapters=[sft, reward, other],
+        present=[sft],
+        at_work="sft-3 is at work",
+    )
     assert missing("ppo", replace(now, at_work="")) == "No reward model on this base yet: train one first."
     then = now.in_time()
     # A reward model is made until then; who else there is in this round stays so, and other rounds stay aside.
@@ -101,7 +108,7 @@ def test_the_next_step_goes_round_the_loop(store):
 
 
 def test_what_is_missing_is_said_with_what_to_do():
-    ready = Standing(demonstrations=9, votes=9, clear=9, prompts=9, adapters=[adapter("reward-1", "1")])
+    ready = Standing(demonstrations=9, votes=9, clear=9, practice={"imported": 9}, adapters=[adapter("reward-1", "1")])
     assert [missing(stage, ready) for stage in STAGES] == ["", "", ""]
     assert "import some under Data" in missing("sft", replace(ready, demonstrations=0))
     assert "rate some pairs" in missing("reward", replace(ready, clear=0))  # nine ties teach nothing
@@ -111,12 +118,15 @@ def test_what_is_missing_is_said_with_what_to_do():
 
 
 def test_a_plan_counts_steps_and_guesses_the_time():
-    now = Standing(demonstrations=800, votes=40, prompts=600)
+    now = Standing(demonstrations=800, votes=40, practice={"imported": 600, "votes": 40, "demonstrations": 800})
     text = plan("sft", now, {"epochs": 2, "batch_size": 16}, 0.5 / 16)
     assert "800 demonstrations" in text
     assert "About 90 steps, 45 s at the pace" in text  # 0.9 * 800 * 2 / 16
     assert f"{FIRST_VOTES - 40} more before a first one is worth training" in plan("reward", now, {}, None)
-    assert "600 prompts" in plan("ppo", now, {"steps": 28}, None)
+    assert "600 imported and 40 voted on prompts" in plan("ppo", now, {"steps": 28}, None)
+    chosen = {"steps": 28, "practise_on": ["votes"]}
+    assert "Practises on 40 voted on prompts" in plan("ppo", now, chosen, None)
+    assert "800 demonstrated prompts" in plan("ppo", replace(now, practice={"demonstrations": 800}), chosen, None)
     assert "About 28 steps." in plan("ppo", now, {"steps": 28}, None)
     # The last run took 2 s a step with 8 answers of 24 tokens; eight times the rows of four times the length take 64 s.
     larger = {"steps": 10, "batch_size": 64, "max_new_tokens": 96}

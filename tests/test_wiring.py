@@ -67,7 +67,8 @@ def test_the_policy_starts_from_its_parent_and_is_held_to_the_sft_adapter(engine
         assert {role for role in engine.bank.names if any(p.requires_grad for p in engine.bank.parameters(role))} == {
             "policy"
         }
-        asked = [row.value for row in engine.store.prompts()]
+        # What was imported, and what was voted on.
+        asked = [row.value for row in engine.store.prompts()] + [row.value.prompt for row in engine.store.comparisons()]
         apart = [[p for p in asked if is_heldout(p, 0.5) is held] for held in (False, True)]
         encoded = [[encode_prompt(engine.base.tokenizer, p) for p in part] for part in apart]
         assert encoded[1]

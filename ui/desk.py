@@ -33,8 +33,10 @@ MOST_DEATHS, DEATH_SECONDS = 3, 120.0
 HANDOVER_SECONDS = 30.0
 """How long a run's former engine may take to save it and to let go of it."""
 PRESETS = "presets of bases"
-STARTER = "starter"
 """Name in the workspace of the presets the person chose, by base."""
+STARTER = "starter"
+FINGERPRINTS = "fingerprints of bases"
+"""Name in the workspace of what identifies the bases that were loaded, by name: known before they are loaded again."""
 OPEN_RUN = "app run"
 """Name in the workspace of the run that the app has at work, so that the next app goes on with it."""
 
@@ -101,6 +103,7 @@ class Desk:
 
     def open(self) -> Desk:
         """Start the engine and begin to load the base; return at once."""
+        self.store.belong(self.store.get_meta(FINGERPRINTS, {}).get(self.load_settings.base, ""))
         self.engine.start()
         self._loading = self.engine.load()
         self._watcher.start()
@@ -362,6 +365,10 @@ class Desk:
         if error is None:
             self._before, self.memory = None, job.result()
             load = self.load_settings
+            # What people say from now on is about this base, and only what was said about it counts.
+            self.store.belong(self.fingerprint)
+            known = self.store.get_meta(FINGERPRINTS, {})
+            self.store.set_meta(FINGERPRINTS, {**known, load.base: self.fingerprint})
             self.store.set_meta("load", load.model_dump(exclude_defaults=True) | {"base": load.base})
         elif self.engine.alive:
             back, self._before = self._before, None

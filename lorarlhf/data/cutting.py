@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-
-from lorarlhf.types import Prompt, prompt_key
 
 ANCHORS = 256
 """Demonstrations whose mean score becomes 0: enough for a standard error of 6 % of the spread."""
@@ -127,11 +125,6 @@ class Budget:
         if before[1] > self.rows:
             words.append(f"rollout_rows {before[1]} → {self.rows}")
         return ", ".join(words)
-
-
-def practised_on(imported: Iterable[Prompt], said: Iterable[Prompt]) -> list[Prompt]:
-    """Choose what PPO practises on: the imported prompts, else those that something was said about; each once."""
-    return list({prompt_key(prompt): prompt for prompt in list(imported) or said}.values())
 
 
 def measured_every(asked: int, total: int) -> int:

@@ -26,6 +26,7 @@ class Stored:
     queue: str
     undone: str
     replaced_by: int | None
+    base: str = ""
 
 
 def to_record(row: Row[Any]) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def to_record(row: Row[Any]) -> dict[str, Any]:
         record |= {"prompt": row.value, "queue": row.queue}
     else:
         record |= asdict(row.value)
+    if row.base:
+        record["base"] = row.base
     if row.undone:
         record |= {"undone": row.undone, "replaced_by": row.replaced_by}
     return record
@@ -54,6 +57,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[Vote, Stored]:
         queue=_text(record.get("queue", ""), "queue"),
         undone=_text(record.get("undone", ""), "undone"),
         replaced_by=_or_none(_whole)(record.get("replaced_by"), "replaced_by"),
+        base=_text(record.get("base", ""), "base"),
     )
     return _value(kind, record), stored
 

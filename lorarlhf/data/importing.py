@@ -296,7 +296,9 @@ def _restore(store: Store, found: Imported) -> int:
             new_ids[stored.kind, stored.id] = same.pop(0)
             continue
         value = _follow_repeats(item, new_ids, found.file)
-        new_ids[stored.kind, stored.id] = store.insert(value, created=stored.created, queue=stored.queue)
+        new_ids[stored.kind, stored.id] = store.insert(
+            value, created=stored.created, queue=stored.queue, base=stored.base
+        )
         added.append(stored)
     for stored in added:
         if stored.undone:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorarlhf.data.chat import encode_prompt
-from lorarlhf.data.cutting import Budget, practised_on
+from lorarlhf.data.cutting import Budget
+from lorarlhf.data.practice import practice_rows, prompts_in
 from lorarlhf.data.tokens import Row
 from lorarlhf.engine.core import Engine
 from lorarlhf.errors import DataError
@@ -62,11 +63,7 @@ def drawing(saved: SavedAdapter | None, room: int | None, seed: int) -> Sampling
 
 def known_prompts(engine: Engine) -> list[Prompt]:
     """List the prompts PPO practises on and is measured with, always in the same order."""
-    store = engine.store
-    kinds = ("comparisons", "rankings", "demonstrations")
-    said = [row.value.prompt for kind in kinds for row in getattr(store, kind)()]
-    there = {prompt_key(p): p for p in practised_on([row.value for row in store.prompts()], said)}
-    return [prompt for _, prompt in sorted(there.items())]
+    return sorted(prompts_in(practice_rows(engine.store, PPOSettings().sources)), key=prompt_key)
 
 
 def heldout_prompts(engine: Engine, saved: SavedAdapter | None, most: int, caveats: list[str]) -> list[Prompt]:

@@ -53,7 +53,9 @@ class Engine:
     @cached_property
     def base(self) -> Base:
         """The frozen base, loaded on first use."""
-        return load_base(self.load_settings, self._progress)
+        base = load_base(self.load_settings, self._progress)
+        self.store.belong(str(base.identity["fingerprint"]))
+        return base
 
     @cached_property
     def bank(self) -> AdapterBank:

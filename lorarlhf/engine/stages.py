@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from lorarlhf.data.chat import encode_prompt
-from lorarlhf.data.cutting import ANCHORS, practised_on
+from lorarlhf.data.cutting import ANCHORS
 from lorarlhf.data.pairs import votes_of
+from lorarlhf.data.practice import unique
 from lorarlhf.engine.core import Engine
 from lorarlhf.errors import AdapterError
 from lorarlhf.forward import context_of
 from lorarlhf.library import BARE
 from lorarlhf.settings import LoraSettings, PPOSettings, RewardSettings, Settings, SFTSettings
+from lorarlhf.store.codec import prompt_of
 from lorarlhf.train.common import Encoded, encode_all, split_by_prompt
 from lorarlhf.train.loop import Stage
 from lorarlhf.train.ppo import PPOStage
@@ -97,5 +99,4 @@ class _Prompt:
 
 
 def _prompts(rows: dict[str, list[Any]]) -> list[_Prompt]:
-    said = [row.prompt for kind in rows for row in rows[kind] if kind != "prompts"]
-    return [_Prompt(prompt) for prompt in practised_on(rows["prompts"], said)]
+    return [_Prompt(prompt) for prompt in unique(prompt_of(value) for kind in rows for value in rows[kind])]

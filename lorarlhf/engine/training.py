@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarlhf.checkpoints import checkpoint_folder, forget_all_else, forget_rotated
+from lorarlhf.data.practice import Rows, practice_rows
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.journal import StoreJournal, Watch
 from lorarlhf.engine.resuming import changed_settings, conditions, differences
@@ -22,7 +23,8 @@ from lorarlhf.engine.tracking import Tracker, check_tracker
 from lorarlhf.errors import AdapterError, LoraRlhfError, RunDiffers, RunPaused, StoreError, TrainingError
 from lorarlhf.evaluate.rounds import newest_now
 from lorarlhf.library import BARE, check_new_name, free_name, later_than_others, list_on, read_saved
-from lorarlhf.settings import OptimSettings, Settings
+from lorarlhf.settings import OptimSettings, PPOSettings, Settings
+from lorarlhf.store import Store
 from lorarlhf.store.runs import RunRow
 from lorarlhf.train.checkpoint import Found, check_room, find_checkpoint, forget_older
 from lorarlhf.train.loop import Loop, Metrics, Stage, checkpoint_bytes
@@ -40,9 +42,8 @@ PARENTS: dict[str, dict[str, str]] = {
 DATA = {
     "sft": ("demonstrations",),
     "reward": ("comparisons", "rankings", "demonstrations"),
-    "ppo": ("prompts", "comparisons", "rankings", "demonstrations"),
 }
-"""Stage → kinds of rows it learns from."""
+"""Stage → kinds of rows it learns from; PPO's are those of `lorarlhf.data.practice`."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,28 @@ def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Reque
     if parents.get("reward") == BARE:
         raise TrainingError("no reward model on this base yet; train one first with `lorarlhf train reward`")
     settings = _shape_of_parent(engine, stage, settings, parents)
-    data = {kind: [row.id for row in getattr(engine.store, kind)()] for kind in DATA[stage]}
-    if "comparisons" in data:
-        data["comparisons"] = [row.id for row in engine.store.lessons(stage)]
+    if isinstance(settings, PPOSettings):
+        rows = practice_rows(engine.store, settings.sources)
+    else:
+        rows = {kind: getattr(engine.store, kind)() for kind in DATA[stage]}
+    if stage == "reward":
+        rows["comparisons"] = engine.store.lessons(stage)
+    _check_data(engine.store, rows)
+    data = {kind: [row.id for row in found] for kind, found in rows.items()}
     return Request(stage, settings, adapter, parents, data)
+
+
+def _check_data(store: Store, rows: Rows) -> None:
+    """Refuse to begin with nothing where other bases have what is missing here."""
+    if any(rows.values()):
+        return
+    others = store.elsewhere()
+    there = [f"{others[kind]:,} {kind}" for kind in rows if others.get(kind)]
+    if there:
+        raise TrainingError(
+            f"nothing to learn from belongs to this base; other bases have {', '.join(there)}: let them count too with "
+            "`lorarlhf votes --other-bases on`, or under Data in the app"
+        )
 
 
 def _shape_of_parent(engine: Engine, stage: str, settings: Settings, parents: dict[str, str]) -> Settings:

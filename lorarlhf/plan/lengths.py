@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from lorarlhf.data.chat import encode_prompt, encode_response
-from lorarlhf.data.cutting import ANCHORS, practised_on
+from lorarlhf.data.cutting import ANCHORS
 from lorarlhf.data.pairs import Vote, votes_of
+from lorarlhf.data.practice import practice_rows, prompts_in
 from lorarlhf.plan.work import Data, Example, Length, assumed
 from lorarlhf.settings import OptimSettings, PPOSettings, Settings
 from lorarlhf.store import Store
@@ -50,10 +51,7 @@ def data_of(store: Store, stage: str, settings: Settings, count: Count) -> Data:
     demonstrations = [row.value for row in store.demonstrations()]
     if isinstance(settings, PPOSettings):
         left = max(1, room - settings.max_new_tokens)
-        said = [row.value.prompt for row in store.lessons("ppo")]
-        said += [row.value.prompt for row in store.rankings()]
-        said = [*said, *(demonstration.prompt for demonstration in demonstrations)]
-        prompts = practised_on((row.value for row in store.prompts()), said)
+        prompts = prompts_in(practice_rows(store, settings.sources))
         data = _measured(prompts, heldout, lambda prompt: (count(prompt, None, left),), lambda prompt: prompt)
         data = replace(data, drawn=_drawn(store, count, settings.max_new_tokens))
     elif stage == "sft":

@@ -5,7 +5,7 @@ from lorarlhf.store.duels import Contestant, Duel, Duels, DuelVote
 from lorarlhf.store.owners import OwnedRuns
 from lorarlhf.store.runs import QUEUE, UNFINISHED, Event, RunRow
 from lorarlhf.store.scores import Scored, Scores
-from lorarlhf.store.votes import Row
+from lorarlhf.store.votes import OTHERS, Row
 
 
 class Store(OwnedRuns, Scores, Duels):
@@ -14,6 +14,7 @@ class Store(OwnedRuns, Scores, Duels):
 
 __all__ = [
     "KINDS",
+    "OTHERS",
     "QUEUE",
     "UNFINISHED",
     "Contestant",

@@ -93,6 +93,14 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
                 OR comparison NOT IN (SELECT row FROM retractions WHERE kind = 'comparisons')""",
         ),
     ),
+    (
+        "0005-bases",
+        # The fingerprint of the base a row belongs to; empty for what belongs to every base.
+        tuple(
+            f"ALTER TABLE {kind} ADD COLUMN base TEXT NOT NULL DEFAULT ''"
+            for kind in ("comparisons", "rankings", "demonstrations", "prompts")
+        ),
+    ),
 )
 
 

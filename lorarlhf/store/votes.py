@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from lorarlhf.errors import StoreError
 from lorarlhf.store.codec import KINDS, Vote, decode, dump, encode, fingerprint, kind_of, prompt_of
-from lorarlhf.store.database import Database
+from lorarlhf.store.database import Database, worded
 from lorarlhf.store.migrations import now
 from lorarlhf.types import Comparison, Demonstration, Prompt, Ranking, prompt_key
 
@@ -36,10 +36,43 @@ class Row(Generic[V]):
     undone: str = ""
     """When it was undone or replaced; empty while it counts."""
     replaced_by: int | None = None
+    base: str = ""
+    """Fingerprint of the base it belongs to; empty where it counts on every base."""
+
+
+OTHERS = "other bases"
+"""Name in the workspace of the switch that lets what was said on other bases count too."""
+
+_SCOPE = """CREATE TEMP VIEW live_{kind} AS SELECT * FROM main.live_{kind}
+    WHERE base IN ('', (SELECT base FROM scope)) OR (SELECT value FROM main.meta WHERE key = '{others}') = 'true'"""
 
 
 class Votes(Database):
-    """What people said."""
+    """What people said. Once a base is named, what belongs to it or to none."""
+
+    base = ""
+    """Fingerprint of the base that new rows belong to; empty where they belong to every base."""
+
+    def belong(self, base: str) -> None:
+        """Count through this connection only what belongs to a base, by fingerprint, and give new rows to it.
+
+        An empty name counts everything. What belongs to no base always counts; what belongs to others does where the
+        person said so. Histories and rows asked for by id know no bases: a run goes on with what it began with.
+        """
+        with self._lock, worded(self.path):
+            for kind in KINDS:
+                self._db.execute(f"DROP VIEW IF EXISTS temp.live_{kind}")
+            self._db.execute("CREATE TEMP TABLE IF NOT EXISTS scope (base TEXT)")
+            self._db.execute("DELETE FROM temp.scope")
+            self._db.execute("INSERT INTO temp.scope VALUES (?)", (base,))
+            for kind in KINDS if base else ():
+                self._db.execute(_SCOPE.format(kind=kind, others=OTHERS))
+            self.base = base
+
+    def elsewhere(self) -> dict[str, int]:
+        """Count the rows that belong to other bases, per kind."""
+        counts = (f"(SELECT count(*) FROM main.live_{kind} WHERE base NOT IN ('', ?)) AS {kind}" for kind in KINDS)
+        return dict(self.query(f"SELECT {', '.join(counts)}", (self.base,) * len(KINDS))[0]) if self.base else {}
 
     def add_comparison(self, c: Comparison) -> int:
         """Store a comparison, on disk when this returns; return its row id."""
@@ -95,11 +128,9 @@ class Votes(Database):
         if kind_of(new_value) != known_kind(kind):
             raise StoreError(f"cannot replace one of the {kind} with one of the {kind_of(new_value)}")
         with self.transaction() as db:
-            queue = ""
-            if kind == "prompts":
-                old = db.execute("SELECT queue FROM prompts WHERE id = ?", (id,)).fetchone()
-                queue = old["queue"] if old else ""
-            new = self.insert(new_value, queue=queue)
+            queue = "queue" if kind == "prompts" else "''"
+            old = db.execute(f"SELECT base, {queue} AS queue FROM {kind} WHERE id = ?", (id,)).fetchone()
+            new = self._insert(new_value, now(), old["queue"] if old else "", base=old["base"] if old else None)
             self.retract(kind, id, replaced_by=new)
         return new
 
@@ -122,8 +153,7 @@ class Votes(Database):
 
     def counts(self) -> dict[str, int]:
         """Count what counts: rows per kind, raters, and rows undone or replaced."""
-        gone = "(SELECT count(*) FROM retractions WHERE kind = '{0}')"
-        selects = [f"(SELECT count(*) FROM {kind}) - {gone.format(kind)} AS {kind}" for kind in KINDS]
+        selects = [f"(SELECT count(*) FROM live_{kind}) AS {kind}" for kind in KINDS]
         selects.append("(SELECT count(DISTINCT nullif(rater, '')) FROM live_comparisons) AS raters")
         selects.append("(SELECT count(*) FROM retractions) AS undone")
         return dict(self.query(f"SELECT {', '.join(selects)}")[0])
@@ -138,9 +168,11 @@ class Votes(Database):
         queue = "queue" if known_kind(kind) == "prompts" else "''"
         return {(row[0], row[1]) for row in self.query(f"SELECT fingerprint, {queue} FROM live_{kind}")}
 
-    def insert(self, value: Vote, *, created: str = "", queue: str = "", name: str = "") -> int:
-        """Add one row. Only an import passes `created` of a backup, or the fingerprint it knows as `name`."""
-        return self._insert(value, created or now(), queue, name)
+    def insert(
+        self, value: Vote, *, created: str = "", queue: str = "", name: str = "", base: str | None = None
+    ) -> int:
+        """Add a row. Only an import passes `created` and `base` of a backup, or the fingerprint it knows as `name`."""
+        return self._insert(value, created or now(), queue, name, base)
 
     def retract(self, kind: str, id: int, *, replaced_by: int | None = None, created: str = "") -> None:
         """Record that a row no longer counts. Only bringing back a backup passes `created`."""
@@ -165,11 +197,11 @@ class Votes(Database):
                 ids.append(self._insert(value, created, queue))
         return ids
 
-    def _insert(self, value: Vote, created: str, queue: str, name: str = "") -> int:
+    def _insert(self, value: Vote, created: str, queue: str, name: str = "", base: str | None = None) -> int:
         prompt, kind = prompt_of(value), kind_of(value)
         if not prompt:
             raise StoreError(f"a prompt without a single message cannot be stored among the {kind}")
-        columns = {"created": created, "prompt": "", **encode(value)}
+        columns = {"created": created, "prompt": "", "base": self.base if base is None else base, **encode(value)}
         if kind == "prompts":
             columns["queue"] = queue
         with self.transaction() as db:
@@ -201,6 +233,7 @@ class Votes(Database):
                     queue=row["queue"] if kind == "prompts" else "",
                     undone=row["undone"],
                     replaced_by=row["replaced_by"],
+                    base=row["base"],
                 )
             )
         return rows

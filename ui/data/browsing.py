@@ -166,12 +166,15 @@ def edit_prompt(store: Store, id: int, text: str) -> int:
 # -- files ----------------------------------------------------------------------------------------------------
 
 
-def bring_in(workspace: Workspace, file: Path, kind: str, queue: str = "", skip_bad: bool = False) -> dict[str, Any]:
-    """Import an uploaded file, all of it or nothing, and delete the upload; return what happened."""
+def bring_in(
+    workspace: Workspace, file: Path, kind: str, queue: str = "", skip_bad: bool = False, base: str = ""
+) -> dict[str, Any]:
+    """Import an uploaded file for a base, all of it or nothing, and delete the upload; return what happened."""
     try:
         _check(file)
         # A connection of its own: the app's shall not wait for a long file.
         with workspace.store() as store:
+            store.belong(base)
             return import_file(store, file, kind, queue=queue.strip() if kind == "prompts" else "", skip_bad=skip_bad)
     except DataError as error:
         # The person knows the file by its name, not by where the upload lies.
@@ -225,9 +228,10 @@ def _unpacked(file: Path, most: int) -> int:
     return size
 
 
-def bring_in_starter(workspace: Workspace, kind: str) -> dict[str, Any]:
-    """Import the prompts or demonstrations that come with the starter base."""
+def bring_in_starter(workspace: Workspace, kind: str, base: str = "") -> dict[str, Any]:
+    """Import the prompts or demonstrations that come with the starter base, for the base that is loaded."""
     with workspace.store() as store:
+        store.belong(base)
         return import_file(store, shipped_file(kind), kind, queue="starter" if kind == "prompts" else "")
 
 
@@ -257,10 +261,11 @@ def happened(found: dict[str, Any]) -> str:
     return "; ".join([text, *(f"{found[key]} {words}" for key, words in notes if found.get(key))])
 
 
-def take_out(workspace: Workspace, form: str) -> Path:
+def take_out(workspace: Workspace, form: str, base: str = "") -> Path:
     """Write the votes in a form other programs read into the workspace's exports; return the file."""
     path = workspace.exports_dir / f"votes-{form}.{ENDINGS.get(form, 'jsonl')}"
     workspace.exports_dir.mkdir(parents=True, exist_ok=True)
     with workspace.store() as store:
+        store.belong(base)
         write_votes(store, path, form, force=True)
     return path

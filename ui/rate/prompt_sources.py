@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from lorarlhf import starter
+from lorarlhf.data.practice import TYPED
 from lorarlhf.errors import DataError
 from lorarlhf.store import Store
 from lorarlhf.types import Message, Prompt, prompt_key, user
 
-TYPED = "typed"
-"""Queue of the workspace that keeps what the person typed."""
 TYPED_META, CHAT_META = "rating typed", "rating chat"
 
 

@@ -65,6 +65,8 @@ class RatingDesk:
         self.tray = Tray(desk, lambda prompt: self.recipe(), self._take, self._again)
         self._last: Sheet | None = None
         """What the last verdict was about."""
+        self._base = desk.load_settings.base
+        """The base that the sheets are of; they do not outlive it."""
 
     # -- what pages ask ---------------------------------------------------------------------------------------
 
@@ -234,6 +236,10 @@ class RatingDesk:
 
         Not before a vote: that is about the answers the person has in front of them, whatever was chosen since.
         """
+        if (base := self._desk.load_settings.base) != self._base:
+            # Its answers, and what can be undone, were about the base that was there before.
+            self._base, self._last, self.history = base, None, History(self._desk.store)
+            self.tray.clear()
         if (now := load_preferences(self._desk.store)) != self.chosen:
             self._take_over(now)
 

@@ -44,6 +44,8 @@ class History:
         """Take the newest act back and lay its answers out again; raise `DataError` where there is none."""
         while self._acts:
             rows = [row for kind, id in self._acts[-1] for row in self._store.some(kind, [id]) if not row.undone]
+            if self._store.base and any(row.base not in ("", self._store.base) for row in rows):
+                raise DataError("your last vote was about another base; load that one to undo it")
             with self._store.transaction():
                 for row in rows:
                     self._store.undo(row.kind, row.id)

@@ -225,10 +225,12 @@ def _bring_in(desk: Desk, rows: Rows) -> None:
     def upload(path: str | None, kind: str, queue: str | None, skip: bool) -> tuple[str, None]:
         if not path:
             return "<p class='bad' role='alert'>Choose a file first, or drop one above.</p>", None
-        return report(lambda: browsing.bring_in(desk.workspace, Path(path), kind, queue or "", skip)), None
+        return report(
+            lambda: browsing.bring_in(desk.workspace, Path(path), kind, queue or "", skip, desk.fingerprint)
+        ), None
 
     def starter(kind: str) -> str:
-        return report(lambda: browsing.bring_in_starter(desk.workspace, kind))
+        return report(lambda: browsing.bring_in_starter(desk.workspace, kind, desk.fingerprint))
 
     def from_hub(name: str | None, kind: str) -> str:
         return report(lambda: browsing.bring_in_hub(desk.workspace, name or "", kind))
@@ -267,7 +269,7 @@ def _take_out(desk: Desk) -> None:
 
     def written(form: str) -> str:
         try:
-            return link_html(browsing.take_out(desk.workspace, form))
+            return link_html(browsing.take_out(desk.workspace, form, desk.fingerprint))
         except LoraRlhfError as error:
             return f"<p class='bad' role='alert'>{escape(str(error))}</p>"
 

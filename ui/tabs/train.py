@@ -19,7 +19,7 @@ from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward
 from lorarlhf.ui.live import QUIET, UNSEEN, asset, beating, leads
 from lorarlhf.ui.train import run_html
-from lorarlhf.ui.train.advice import Standing, choices, missing, next_step, plan
+from lorarlhf.ui.train.advice import PRACTICE, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.train.charts import as_json, overlaid
 from lorarlhf.ui.train.comparing import numbers_csv as as_csv
 from lorarlhf.ui.train.forms import defaults
@@ -33,8 +33,8 @@ PRESSED = asset("train.js")
 MOST_COMPARED = 5
 """Runs beside the one that is shown: there are no more colours anybody can tell apart."""
 MOST_OFFERED = 12
-PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens")
-"""Settings that decide how many steps a run takes, and how long one takes."""
+PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens", "practise_on")
+"""Settings that decide what a run works on, how many steps it takes, and how long one takes."""
 COST_FIELDS = (*PLAN_FIELDS, "rank", "micro_batch_tokens", "max_length", "gradient_checkpointing", "rollout_rows")
 """Settings that decide what memory and time a run takes."""
 GO_THERE = leads("document.querySelector('#next-step [data-go]').dataset")
@@ -214,7 +214,7 @@ class Page:
         groups: Groups = {
             "base": (self.desk.load_settings.base, self._defaults),
             "next": (standing, lambda: self._next(now)),
-            "adapters": (now.names(), lambda: self._adapters(now)),
+            "adapters": ((now.names(), tuple(now.practice.values())), lambda: self._adapters(now)),
             "plans": ((standing, [filled[field] for field in self.planning]), lambda: self._plans(now, runs, filled)),
             "costs": (self._costs_stamp(now, filled), self._costs),
             "runs": ((standing, run and run.id), lambda: self._list(runs, run)),
@@ -291,6 +291,9 @@ class Page:
             found[part.form.name] = gr.update(placeholder=free_name(folder, stage, runs))
             for name in part.form.adapters:
                 found[part.form.fields[name]] = gr.update(choices=choices(stage, name, now))
+            if sources := part.form.fields.get("practise_on"):
+                there = [(f"{words}: {now.practice.get(name, 0):,}", name) for name, words in PRACTICE.items()]
+                found[sources] = gr.update(choices=there)
         return found
 
     def _plans(self, now: Standing, runs: list[RunRow], filled: Mapping[Any, Any]) -> Updates:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lorarlhf.data.cutting import FIRST_PASSES
+from lorarlhf.data.practice import practice_counts
 from lorarlhf.figures import duration
 from lorarlhf.library import BARE, SavedAdapter
+from lorarlhf.settings import PPOSettings
 from lorarlhf.store import RunRow, Store
 
 FEWEST_DEMONSTRATIONS = 10
@@ -44,6 +46,10 @@ FITTING: dict[tuple[str, str], tuple[str, ...]] = {
 """Stage and setting → stages whose adapters can play that part."""
 
 
+PRACTICE = {"imported": "imported", "typed": "typed", "votes": "voted on", "demonstrations": "demonstrated"}
+"""Source of prompts to practise on → how its prompts are called."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """What there is to train with."""
@@ -53,7 +59,10 @@ class Standing:
     """Comparisons that are no skips, and rankings."""
     clear: int = 0
     """Those of them that prefer an answer."""
-    prompts: int = 0
+    practice: Mapping[str, int] = field(default_factory=dict)
+    """Different prompts to practise on, by where they come from."""
+    elsewhere: int = 0
+    """Votes that belong to other bases."""
     adapters: Sequence[SavedAdapter] = ()
     """Those that fit the base, oldest first."""
     present: Sequence[SavedAdapter] | None = None
@@ -85,7 +94,7 @@ class Standing:
 
         Not every vote is worth counting everything anew.
         """
-        counts = (self.votes, self.demonstrations, self.prompts)
+        counts = (self.votes, self.demonstrations, *self.practice.values())
         return self.names(), tuple(round(8 * math.log2(max(count, 32))) for count in counts)
 
     def in_time(self) -> Standing:
@@ -104,7 +113,7 @@ class Standing:
         return max(0, self.votes - sum(len(data.get(kind, ())) for kind in ("comparisons", "rankings")))
 
 
-def count(store: Store) -> dict[str, int]:
+def count(store: Store) -> dict[str, Any]:
     """Count what a `Standing` tells of the rows."""
     counts, outcomes = store.counts(), store.outcomes()
     kept = [row.value.outcome.value for row in store.kept_for_measuring()]
@@ -113,7 +122,8 @@ def count(store: Store) -> dict[str, int]:
     counts["comparisons"] -= len(kept)
     return {
         "demonstrations": counts["demonstrations"],
-        "prompts": counts["prompts"],
+        "practice": practice_counts(store),
+        "elsewhere": sum(store.elsewhere().get(kind, 0) for kind in ("comparisons", "rankings")),
         "votes": counts["comparisons"] - outcomes.get("skip", 0) + counts["rankings"],
         "clear": outcomes.get("a", 0) + outcomes.get("b", 0) + counts["rankings"],
     }
@@ -205,11 +215,16 @@ def missing(stage: str, now: Standing) -> str:
         return f"{now.at_work}; stop it first, or wait for its end."
     if stage == "sft" and not now.demonstrations:
         return "No demonstrations yet: import some under Data, or write better answers while you rate."
+    if stage == "reward" and not now.clear and now.elsewhere:
+        return (
+            f"No votes on this base yet, but {now.elsewhere:,} on others: rate some pairs, or let those count too "
+            + ("under Data.")
+        )
     if stage == "reward" and not now.clear:
         return "No votes that prefer an answer yet: rate some pairs, or import comparisons under Data."
     if stage == "ppo" and now.newest("reward") is None:
         return "No reward model on this base yet: train one first."
-    if stage == "ppo" and not (now.prompts or now.votes or now.demonstrations):
+    if stage == "ppo" and not any(now.practice.values()):
         return "No prompts to practise on yet: import some under Data."
     return ""
 
@@ -219,11 +234,19 @@ def work(settings: Mapping[str, Any]) -> float:
     return float((settings.get("batch_size") or 1) * (settings.get("max_new_tokens") or 1))
 
 
-def plan(stage: str, now: Standing, settings: dict[str, float | None], pace: float | None) -> str:
+def practised(now: Standing, sources: Sequence[str]) -> str:
+    """Say what a policy would practise on: the prompts of some sources, or those of demonstrations for want of them."""
+    there = [f"{now.practice[name]:,} {PRACTICE[name]}" for name in sources if now.practice.get(name)]
+    if not there and now.practice.get("demonstrations"):
+        there = [f"{now.practice['demonstrations']:,} {PRACTICE['demonstrations']}"]
+    return " and ".join(filter(None, [", ".join(there[:-1]), there[-1]])) + " prompts" if there else "no prompts yet"
+
+
+def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | None) -> str:
     """Say what a stage would learn from and how long it may take, at `pace` seconds a step and unit of `work`."""
     share = "some of them kept apart to measure on"
     if stage == "ppo":
-        learns = f"Practises on {now.prompts:,} prompts" if now.prompts else "Practises on the prompts of your votes"
+        learns = f"Practises on {practised(now, settings.get('practise_on') or PPOSettings().sources)}"
         steps = settings.get("steps") or 0
     else:
         rows = now.demonstrations if stage == "sft" else now.votes

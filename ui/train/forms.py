@@ -16,7 +16,7 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from lorarlhf.errors import SettingsError
-from lorarlhf.settings import STAGES, Settings, may_be_auto
+from lorarlhf.settings import STAGES, Settings, may_be_auto, several_of
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import GROWING
 
@@ -50,10 +50,14 @@ class Form:
         found |= {
             name: None for name, field in known.items() if may_be_auto(field) and not str(found[name] or "").strip()
         }
-        basic = {name: found[name] for name in numbers if STAGES[self.stage].is_basic(name)}
+        lists = [name for name, value in found.items() if isinstance(value, list)]
+        basic = {name: found[name] for name in numbers if STAGES[self.stage].is_basic(name) and name not in lists}
+        if not any(value is not None for value in basic.values()):
+            found |= {name: found[name] or None for name in lists}
         emptied = [name for name, value in basic.items() if value is None]
         if emptied and len(emptied) < len(basic):
             raise SettingsError(f"{label(emptied[0])} is empty, or what was typed is no number; fill it in")
+        found |= {name: ", ".join(value) for name, value in found.items() if isinstance(value, list)}
         return {
             name: value.strip() if isinstance(value, str) else value
             for name, value in found.items()
@@ -103,6 +107,8 @@ def defaults(desk: Desk, stage: str) -> dict[str, Any]:
 def _field(name: str, field: FieldInfo, value: Any) -> Component:
     looks: dict[str, Any] = {"label": label(name), "info": help_of(field), "min_width": 170, "interactive": True}
     kind = field.annotation
+    if names := several_of(field):
+        return gr.CheckboxGroup(names, value=[part.strip() for part in str(value).split(",")], **looks)
     if may_be_auto(field):
         return gr.Textbox(str(value), max_lines=1, **looks)
     if get_origin(kind) in (Union, types.UnionType):
