@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 
 def figure(value: float, form: str) -> str:
@@ -32,3 +33,10 @@ def duration(seconds: float) -> str:
         return f"{round(seconds / 60)} min"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def clock(stamp: str, *, day: bool = False) -> str:
+    """Write a time of the store's as a clock on the wall of this machine shows it."""
+    # Python 3.10 does not read the Z.
+    when = datetime.fromisoformat(stamp.replace("Z", "+00:00")).astimezone()
+    return when.strftime("%d %b %H:%M" if day else "%H:%M")

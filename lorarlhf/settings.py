@@ -19,6 +19,7 @@ from lorarlhf.errors import SettingsError
 S = TypeVar("S", bound="Settings")
 Passes = Annotated[float, Field(gt=0, le=1000)] | Literal["auto"]
 Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
+Cap = Annotated[float, Field(ge=-1000, le=1000)] | Literal["auto"]
 
 
 def knob(default: Any, help: str, *, basic: bool = False, several: tuple[str, ...] = (), **bounds: Any) -> Any:
@@ -205,8 +206,10 @@ class PPOSettings(LoraSettings, OptimSettings):
     entropy_coef: float = knob(0.0, "Weight of an entropy bonus", ge=0, le=10)
     whiten_advantages: bool = knob(True, "Centre and scale the advantages of a batch; without a critic scale only")
     whiten_rewards: bool = knob(False, "Scale the rewards of a batch")
-    missing_eos_score: float = knob(
-        -2.0, "Most an answer that never ended scores, in spreads of the reward at the start", ge=-1000, le=1000
+    missing_eos_score: Cap = knob(
+        "auto",
+        "Most an answer that never ended scores, in spreads of the reward at the start; auto is -2, and no limit where "
+        "half of the first answers are cut",
     )
     adam_eps: float = knob(1e-5, "Epsilon of Adam", gt=0, le=1)
     eval_every: int = knob(10, "Steps between measurements on held-out prompts; the best policy is kept", ge=1)

@@ -274,7 +274,7 @@ def test_scores_read_off_the_critics_states_are_those_of_a_pass_of_their_own(ban
         rows = [scored_row(bank.base, row.prompt, row.response) for row in rollout.rows]
         alone_B = map_sequences(bank.base, rows, Budget(30), lambda b: sequence_scores(bank.base, head, b))
     ended_B = torch.tensor([c.ended for c in rollout.completions])
-    wanted_B = torch.where(ended_B, alone_B, alone_B.clamp_max(settings.missing_eos_score * stage.spread))
+    wanted_B = torch.where(ended_B, alone_B, alone_B.clamp_max(stage.cap * stage.spread))
     torch.testing.assert_close(rollout.scores_B, wanted_B, rtol=1e-4, atol=1e-4)
     assert [len(states) for states in rollout.states] == [len(row.response) for row in rollout.rows]
     taken = rollout.take([2, 0])

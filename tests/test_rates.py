@@ -11,6 +11,7 @@ import torch
 from lorarlhf.algo.intervals import clearly_less
 from lorarlhf.algo.probe import fit_probe
 from lorarlhf.settings import SFTSettings
+from lorarlhf.train import ppo
 from lorarlhf.train.pace import Pace
 from lorarlhf.train.rates import suggested_rate, try_rates
 from tests.test_ppo import base, forget, make_stage  # noqa: F401 - a fixture
@@ -113,6 +114,39 @@ def test_an_update_that_went_too_far_is_taken_back(base):  # noqa: F811
     assert math.sqrt(moved) <= 2 * wanted
     assert any(not torch.equal(before[k], v) for k, v in stage.adapter().items())
     forget(stage)
+
+
+def test_rounding_is_not_taken_for_movement(base, monkeypatch):  # noqa: F811
+    """In 16 bits log-probabilities of equal weights disagree by more than an update may move them."""
+    exact, generator = ppo.token_stats, torch.Generator().manual_seed(0)
+
+    def rounded(*given):
+        logprobs, entropies = exact(*given)
+        return [lp + 0.15 * torch.randn(lp.shape, generator=generator) for lp in logprobs], entropies
+
+    found = {}
+    for noisy in (False, True):
+        stage = make_stage(base, learning_rate="auto", critic="none", answers_per_prompt=2, steps=8, kl_target=0.05)
+        monkeypatch.setattr(ppo, "token_stats", rounded if noisy else exact)
+        rates = []
+        for index in range(4):
+            rollout = stage.roll_out(index)
+            found[noisy] = stage.update(rollout, stage.advantages(rollout), index)
+            rates.append(stage.pace.rate)
+        found[noisy] |= {"rate": rates[-1], "noise": stage.pace.noise}
+        forget(stage)
+    wanted = Pace(0.0, 0.05).wanted(3, 8)
+    assert found[True]["noise"] > 10 * wanted**2 > 0
+    assert found[False]["noise"] < 1e-3 * wanted**2
+    # Taken for movement, the noise would shrink each update and the rate to nothing.
+    assert found[True]["policy/update_share"] > 0.1
+    assert found[True]["rate"] == pytest.approx(found[False]["rate"], rel=0.6)
+
+
+def test_answers_that_never_end_are_capped_where_most_do_end():
+    assert ppo.cap_of(-3.0, [False]) == -3.0
+    assert ppo.cap_of("auto", [True, False]) == -2.0
+    assert ppo.cap_of("auto", [True, False, False]) is None
 
 
 def test_a_rate_given_by_hand_is_obeyed(base):  # noqa: F811

@@ -28,6 +28,7 @@ from lorarlhf.store import RunRow, Store
 from lorarlhf.workspace import Workspace
 
 LOOK_SECONDS, DESCRIBE_SECONDS = 0.2, 1.0
+BASE = "base"
 MOST_DEATHS, DEATH_SECONDS = 3, 120.0
 """An engine that died this often in this time is not started again unasked."""
 HANDOVER_SECONDS = 30.0
@@ -50,6 +51,8 @@ class Notice:
     """The run that can be gone on with."""
     good: bool = False
     """Good news needs no alarm."""
+    about: str = ""
+    """`BASE` where it is about loading one."""
     when: datetime = field(default_factory=datetime.now)
 
 
@@ -272,6 +275,8 @@ class Desk:
             if self.run_job and not self.run_job.done:
                 raise LoraRlhfError("a run is at work already; stop it first, or wait for its end")
             job = self.run_job = start()
+            for old in [old for old in self.notices if old.good]:
+                self.notices.remove(old)  # that something is done is no news while the next is on its way
         job.future.add_done_callback(lambda _: self._run_ended(job, run))
         return job
 
@@ -307,12 +312,12 @@ class Desk:
     def _stands(self) -> Status:
         load = self.load_settings
         if self._making_room:
-            return Status("loading", "ending the engine to start it anew")
+            return Status("loading", "Restarting …")
         if not self.engine.alive:
             return Status("down", "The engine is not running")
         if self.loading:
             text, share = (self._loading.progress.text, self._loading.progress.share) if self._loading else ("", None)
-            return Status("loading", text or f"starting, then loading {load.base}", share)
+            return Status("loading", text or f"Loading {load.base}", share)
         at_work = [job for job in self.engine.jobs if job.kind != "describe"]
         if not at_work:
             return Status("ready", "ready") if self.fingerprint else Status("down", "no base is loaded")
@@ -364,6 +369,8 @@ class Desk:
         error = job.future.exception()
         if error is None:
             self._before, self.memory = None, job.result()
+            for old in [old for old in self.notices if old.about == BASE]:
+                self.notices.remove(old)  # what was wrong with another base is over
             load = self.load_settings
             # What people say from now on is about this base, and only what was said about it counts.
             self.store.belong(self.fingerprint)
@@ -372,7 +379,7 @@ class Desk:
             self.store.set_meta("load", load.model_dump(exclude_defaults=True) | {"base": load.base})
         elif self.engine.alive:
             back, self._before = self._before, None
-            self.notices.append(Notice(f"{error}; back to {back.base}" if back else str(error)))
+            self.notices.append(Notice(f"{error}; back to {back.base}" if back else str(error), about=BASE))
             if back:
                 self._restart(back)
 

@@ -5,6 +5,7 @@ Votes decide what the ensemble of heads says, and nothing else: after a new one 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from lorarlhf.evaluate.health import judge_of
 from lorarlhf.library import BARE
 from lorarlhf.sampling import scored_row
 from lorarlhf.settings import PPOSettings, SamplingSettings
+from lorarlhf.train.ppo import cap_of
 from lorarlhf.types import Prompt, prompt_key
 
 PROMPTS, DRAWN = 16, 16
@@ -108,7 +110,8 @@ def _scored(
     scores, said = heads.score(engine, rows, count.budget)
     count.add(len(rows))
     ended = [one for row in kept for one in row["ended"]]
-    unended = PPOSettings().missing_eos_score * spread  # as PPO would count them
+    cap = cap_of(PPOSettings().missing_eos_score, ended)  # as PPO would count them
+    unended = math.inf if cap is None else cap * spread
     own = [counted(score, end, unended) for score, end in zip(scores, ended, strict=True)]
     least = [counted(min(some, default=0.0), end, unended) for some, end in zip(said, ended, strict=True)]
     lengths = [len(tokens) for _, tokens in drawn]

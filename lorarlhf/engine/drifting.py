@@ -6,6 +6,7 @@ the measurement before where adapters and sampling are the same. A job that is s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import pstdev
@@ -39,7 +40,7 @@ from lorarlhf.evaluate.repetition import repeated_share
 from lorarlhf.forward import context_of
 from lorarlhf.library import BARE, SavedAdapter, list_saved
 from lorarlhf.sampling import scored_row
-from lorarlhf.settings import PPOSettings, SamplingSettings
+from lorarlhf.settings import SamplingSettings
 from lorarlhf.train.rollout import token_stats
 from lorarlhf.types import Prompt, prompt_key, user
 
@@ -69,9 +70,11 @@ class Subject:
     @property
     def unended(self) -> float:
         """What an answer that never ended scores at most."""
-        in_spreads = self.saved.card.get("settings", {}).get("missing_eos_score", PPOSettings().missing_eos_score)
+        metrics = self.saved.card.get("metrics", {})
+        asked = self.saved.card.get("settings", {}).get("missing_eos_score", "auto")
+        in_spreads = metrics.get("reward/cap", math.inf if asked == "auto" else asked)
         # Policies made before the score was counted in spreads have none on their card.
-        return float(in_spreads) * float(self.saved.card.get("metrics", {}).get("reward/spread", 1.0))
+        return float(in_spreads) * float(metrics.get("reward/spread", 1.0))
 
 
 def judge_policy(

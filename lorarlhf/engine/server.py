@@ -149,7 +149,7 @@ class Server:
 
     def _check(self) -> None:
         if self._stopping():
-            raise JobCancelled("stopped before its end; nothing was kept")
+            raise JobCancelled("stopped before its end; what was done until then stays")
 
     def _look(self) -> None:
         # The engine would load what is not there yet in order to describe it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorarlhf.algo.intervals import wilson_interval
@@ -216,10 +216,16 @@ def keep_best(
         return None, ""
     against = max(names, key=lambda hash: met[hash])  # of equals the first, which is the oldest
     lineage = [
-        BlindVotes(one.name, result_of(blind, one.hash, against).share) for one in policies if one.hash != against
+        BlindVotes(one.name, _always(result_of(blind, one.hash, against))) for one in policies if one.hash != against
     ]
     best = best_by_votes(lineage)
     return next((one for one in lineage if one.adapter == best), None), names[against]
+
+
+def _always(result: Result) -> Share:
+    """Give a win rate the interval that holds however often people look, as everywhere else on a page of rounds."""
+    low, high = result.always
+    return replace(result.share, low=low, high=high)
 
 
 def _opponents(blind: Sequence[DuelVote], hash: str) -> set[str]:

@@ -40,7 +40,7 @@ def _votes(row: Figures) -> str:
 
 
 def _share(share: Share) -> str:
-    return f"{percent(share)} of {share.trials:.4g}" if share else UNKNOWN
+    return f"{percent(share)} of {share.trials:,.0f}" if share else UNKNOWN
 
 
 def _tested(row: Figures) -> str:
@@ -142,7 +142,7 @@ def _fails_on_next(row: Figures, after: Figures | None) -> Remark | None:
     else:
         do = f"Train a new reward model on the votes of round {row.number + 1} before PPO goes on"
     return Remark(
-        f"{row.reward} is right about {percent(share)} of {share.trials:.4g} votes of round {row.number + 1}, "
+        f"{row.reward} is right about {percent(share)} of {share.trials:,.0f} votes of round {row.number + 1}, "
         f"on answers of {row.policy}{then}",
         why,
         do,

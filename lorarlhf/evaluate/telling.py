@@ -18,13 +18,18 @@ GROUP_NAMES = {
 FINE = "Nothing here speaks against PPO with it"
 
 
+def votes(share: Share) -> str:
+    """Write how many votes a share is of; parts of rankings make no whole numbers, and a person counts whole ones."""
+    return f"{share.trials:,.0f}"
+
+
 def verdict(health: Health) -> str:
     """Say how often it is right, in a sentence."""
     share = health.accuracy
     if not share:
         return f"Nobody knows yet how good {health.adapter} is"
     return (
-        f"{health.adapter} is right about {share.value:.0%} of {share.trials:,.4g} votes on {health.prompts:,} "
+        f"{health.adapter} is right about {share.value:.0%} of {votes(share)} votes on {health.prompts:,} "
         f"prompt{'s' * (health.prompts != 1)} it never learned from (95 % interval {share.low:.0%} to {share.high:.0%})"
     )
 
@@ -103,7 +108,7 @@ def _group(group: Group) -> str:
 
 
 def _share(share: Share) -> str:
-    return f"{percent(share)} of {share.trials:.4g}"
+    return f"{percent(share)} of {votes(share)}"
 
 
 def _drawn(one: Drawn) -> str:

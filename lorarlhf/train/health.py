@@ -80,6 +80,6 @@ class Health:
             return []
         self.told_endless = True
         return [
-            f"no answer ended by itself within {max_new_tokens} tokens: all get at most missing_eos_score; raise "
+            f"no answer ended by itself within {max_new_tokens} tokens: raise "
             "max_new_tokens, or teach answers that end with SFT first"
         ]

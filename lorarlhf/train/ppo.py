@@ -58,6 +58,11 @@ MOVED_ROWS = 32
 """Answers on which the length of an update is measured."""
 LEAST_KEPT = 1e-4
 """Share of an update below which no more of it is taken back."""
+STRETCHES, CLEAR = (1, 4, 16), 4.0
+"""How many times an update is lengthened to be measured, until its KL is so many times the noise of none at all."""
+USUAL_CAP, OFTEN_CUT = -2.0, 0.5
+"""Most that answers score that never ended, in spreads; not where so many of the first answers never did: then it would
+decide nearly everything, and a person has voted on such answers."""
 
 
 class PPOStage:
@@ -83,6 +88,8 @@ class PPOStage:
         self.total, self.eval_every, self.trained = settings.steps, settings.eval_every, roles.policy
         self.kl_control = _controller(settings)
         self.spread: float | None = None
+        self.cap: float | None = USUAL_CAP
+        """Most that an answer scores that never ended, in spreads; None for no limit."""
         self.left_out: list[str] = []
         self.health = Health()
         self.critic = _critic(studio, roles, settings)
@@ -136,10 +143,13 @@ class PPOStage:
 
     def _roll_out(self, prompts: list[list[int]], sampling: SamplingSettings) -> Rollout:
         rollout = roll_out(self.studio, self.roles, self.scorer, self.critic, prompts, sampling, self.budget)
+        ended_B = torch.tensor([completion.ended for completion in rollout.completions])
         if self.spread is None:
             self.spread = spread_of(rollout.scores_B)
-        ended_B = torch.tensor([completion.ended for completion in rollout.completions])
-        least_B = rollout.scores_B.clamp_max(self.settings.missing_eos_score * self.spread)
+            self.cap = cap_of(self.settings.missing_eos_score, ended_B.tolist())
+        if self.cap is None:
+            return rollout
+        least_B = rollout.scores_B.clamp_max(self.cap * self.spread)
         return rollout._replace(scores_B=torch.where(ended_B, rollout.scores_B, least_B))
 
     def _prompt_order(self, index: int) -> list[int]:
@@ -186,6 +196,8 @@ class PPOStage:
         sums = torch.zeros(len(UPDATE_METRICS))
         optim: Metrics = {}
         before = [p.detach().clone() for p in self._policy] if self._steered and not warming else []
+        if before and index == s.value_only_steps:
+            self.pace.noise = self._moved(rollout)[0]  # nothing has moved yet
         for number, chosen in enumerate(self._mini_batches(index, len(rollout.rows))):
             part = rollout.take(chosen)
             targets = Advantages(*(x_BR[torch.tensor(chosen)] for x_BR in advantages))
@@ -223,7 +235,7 @@ class PPOStage:
         self.pace.look(float(rollout.kl_B.mean()))
         wanted = self.pace.wanted(index - start, self.total - start)
         after = [parameter.detach().clone() for parameter in self._policy]
-        moved, tokens = self._moved(rollout)
+        moved, tokens = self._length(rollout, before, after, 1.0)
         most = min((CHANGE * wanted) ** 2, TOKEN_KL * tokens)
         self.pace.steer(moved, wanted)
         self.optimizer.groups[0].learning_rate = self.pace.rate
@@ -231,11 +243,28 @@ class PPOStage:
         while moved > most and kept > LEAST_KEPT:
             # A short way is as long as the root of its KL, a long one longer: hence more than once.
             kept *= min(0.7, math.sqrt(most / moved))
-            with torch.no_grad():
-                for parameter, old, new in zip(self._policy, before, after, strict=True):
-                    parameter.copy_(old + kept * (new - old))
-            moved, _ = self._moved(rollout)
+            moved, _ = self._length(rollout, before, after, kept)
         return {"policy/update_kl": moved, "policy/update_share": kept}
+
+    def _length(self, rollout: Rollout, before: list[Tensor], after: list[Tensor], share: float) -> tuple[float, float]:
+        """Go a share of the way and measure it → nats an answer, and its tokens.
+
+        In 16 bits equal weights disagree with themselves about log-probabilities by as much as an update may change
+        them. What is lost in that is measured where the way is several times as long, its KL by the square of that.
+        """
+        for times in STRETCHES:
+            self._put(before, after, share * times)
+            seen, tokens = self._moved(rollout)
+            if seen > CLEAR * self.pace.noise:
+                break
+        if times > 1:
+            self._put(before, after, share)
+        return max(0.0, seen - self.pace.noise) / times**2, tokens
+
+    def _put(self, before: list[Tensor], after: list[Tensor], share: float) -> None:
+        with torch.no_grad():
+            for parameter, old, new in zip(self._policy, before, after, strict=True):
+                parameter.copy_(old + share * (new - old) if share != 1 else new)
 
     def _moved(self, rollout: Rollout) -> tuple[float, float]:
         """Estimate KL(before ‖ after) of an update on the answers sampled before → nats and tokens an answer."""
@@ -335,7 +364,8 @@ class PPOStage:
 
     def finish(self) -> Metrics:
         """Measure the chosen policy once more."""
-        return {**self.evaluate().metrics, "reward/spread": self._spread}
+        limit = {} if self.cap is None else {"reward/cap": self.cap}
+        return {**self.evaluate().metrics, "reward/spread": self._spread, **limit}
 
     # -- for the loop -----------------------------------------------------------------------------------------
 
@@ -383,16 +413,30 @@ class PPOStage:
     def state(self) -> dict[str, Any]:
         """Return the KL price and how the answers fared; all else is a function of the step."""
         kl = {"coef": self.kl_control.coef, "asked": self.settings.kl_coef}
-        return {"kl": kl, "health": self.health.state(), "spread": self.spread, "pace": self.pace.state()}
+        return {
+            "kl": kl,
+            "health": self.health.state(),
+            "spread": self.spread,
+            "cap": self.cap,
+            "pace": self.pace.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put the numbers of `state` back; a price that was set anew since stays."""
         if state["kl"]["asked"] == self.settings.kl_coef:
             self.kl_control.coef = state["kl"]["coef"]
         self.health = Health.of(state["health"])
+        self.cap = state.get("cap", self.cap)
         self.spread, self.pace = state["spread"], Pace(**{**state["pace"], "target": self.settings.kl_target})
         if self._steered:
             self.optimizer.groups[0].learning_rate = self.pace.rate
+
+
+def cap_of(asked: float | str, ended: Sequence[bool]) -> float | None:
+    """Choose the most that answers score that never ended, in spreads: as asked, or by how many of the first ended."""
+    if isinstance(asked, float):
+        return asked
+    return USUAL_CAP if sum(ended) >= OFTEN_CUT * len(ended) else None
 
 
 def spread_of(scores_B: Tensor) -> float:

@@ -11,5 +11,6 @@ const beat = async () => {
   }
   trigger("tick");
 };
-// A look that fails, because the app is just ending, is simply repeated.
-const timer = setInterval(() => beat().catch(() => {}), 1000 * SECONDS);
+// A look that fails, because the app has ended, is repeated; the page says meanwhile that nobody answers.
+const answered = (yes) => document.documentElement.classList.toggle("app-gone", !yes);
+const timer = setInterval(() => beat().then(() => answered(true), () => answered(false)), 1000 * SECONDS);

@@ -1,6 +1,10 @@
 // Draw series as SVG: pure functions of numbers. Colours are classes of train.css, so both themes follow.
 
 const BOX = { wide: 340, high: 170, left: 40, right: 10, top: 8, bottom: 22 };
+const DIGIT = 6.3; // Width of a figure of the axis, at its size of 11 px; signs and dots are narrower.
+
+/** Room to the left of a chart: as much as its widest label takes. */
+const roomFor = (labels) => Math.max(BOX.left, Math.ceil(9 + DIGIT * Math.max(...labels.map((text) => text.length))));
 
 /** Average each point with those before it, older ones counting ever less; the weights of the first few add up to 1. */
 function smoothed(points, inertia) {
@@ -98,9 +102,10 @@ function layout(chart, view) {
   const marks = log ? logTicks(low, high) : ticks(low, high);
   const place = log ? Math.log10 : (y) => y;
   const bottom = place(marks[0]), top = place(marks[marks.length - 1]);
-  const X = (x) => BOX.left + ((x - from) / (to - from)) * (BOX.wide - BOX.left - BOX.right);
+  const said = labels(marks, chart.percent, log), left = roomFor(said);
+  const X = (x) => left + ((x - from) / (to - from)) * (BOX.wide - left - BOX.right);
   const Y = (y) => BOX.high - BOX.bottom - ((place(y) - bottom) / (top - bottom)) * (BOX.high - BOX.top - BOX.bottom);
-  return { from, to, lines, log, marks, X, Y };
+  return { from, to, lines, log, marks, said, left, X, Y };
 }
 
 const path = ({ X, Y }, points) => "M" + points.map(([x, y]) => `${X(x).toFixed(1)},${Y(y).toFixed(1)}`).join("L");
@@ -129,15 +134,15 @@ function body(chart, view, plan = layout(chart, view)) {
     return `<text class="empty" x="${BOX.wide / 2}" y="${BOX.high / 2}">${words}</text>`;
   }
   const right = BOX.wide - BOX.right, floor = BOX.high - BOX.bottom, clip = `box-${(boxes += 1)}`;
-  const said = labels(plan.marks, chart.percent, plan.log);
+  const { said, left } = plan;
   const grid = plan.marks.map((mark, i) => {
     const y = plan.Y(mark);
-    return `<path class="grid" d="M${BOX.left},${y.toFixed(1)}H${right}"/>`
-      + `<text class="y" x="${BOX.left - 5}" y="${(y + 3.5).toFixed(1)}">${said[i]}</text>`;
+    return `<path class="grid" d="M${left},${y.toFixed(1)}H${right}"/>`
+      + `<text class="y" x="${left - 5}" y="${(y + 3.5).toFixed(1)}">${said[i]}</text>`;
   });
-  const ends = `<text class="x first" x="${BOX.left}" y="${BOX.high - 6}">${shown(plan.from)}</text>`
+  const ends = `<text class="x first" x="${left}" y="${BOX.high - 6}">${shown(plan.from)}</text>`
     + `<text class="x" x="${right}" y="${BOX.high - 6}">step ${plan.to.toLocaleString("en")}</text>`;
-  const frame = `<clipPath id="${clip}"><rect x="${BOX.left - 4}" y="${BOX.top - 4}" width="${right - BOX.left + 8}" height="${floor - BOX.top + 8}"/></clipPath>`;
+  const frame = `<clipPath id="${clip}"><rect x="${left - 4}" y="${BOX.top - 4}" width="${right - left + 8}" height="${floor - BOX.top + 8}"/></clipPath>`;
   const lines = plan.lines.map((line) => strokes(plan, line)).join("");
   const cursor = view.at !== null && view.at >= plan.from && view.at <= plan.to
     ? `<path class="cursor" d="M${plan.X(view.at).toFixed(1)},${BOX.top}V${floor}"/>` : "";

@@ -101,8 +101,8 @@ function drawSheet() {
 function fill(box, sheet, place) {
   const body = box.querySelector(".text");
   box.setAttribute("aria-busy", String(Boolean(sheet && !sheet.whole && !sheet.problem)));
-  if (sheet?.whole && sheet.answers[place].trim()) return write(body, sheet.answers[place]);
-  let words = "Both are being written …";
+  if (sheet?.whole && sheet.answers[place].trim()) return write(body, sheet.answers[place], sheet.html[place]);
+  let words = "Writing …";
   if (sheet?.whole) words = "(an empty answer)";
   else if (sheet?.problem) words = `${sheet.problem}. Draw again, or choose other adapters.`;
   else if (view.wait) words = view.wait;
@@ -115,7 +115,11 @@ function arm(sheet) {
   setTimeout(drawButtons, ARM_MS + 5);
 }
 
+const look = beyondSight(root);
+keepLastTurn($(".prompt"));
+
 function drawButtons() {
+  look();
   const sheet = view.sheet;
   const ready = Boolean(sheet?.whole);
   root.querySelectorAll(".verdicts button").forEach((node) => { node.disabled = !ready; });

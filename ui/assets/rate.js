@@ -18,10 +18,11 @@ const TOOLS = [
 ];
 const LEGEND = [
   ["1 or ⇧←", "A much better"], ["2 or ←", "A better"], ["3 or T", "tie"], ["4 or →", "B better"], ["5 or ⇧→", "B much better"],
-  ["B", "both bad"], ["S", "skip: no verdict"], ["U", "undo, again and again"], ["E", "write a better A"], ["⇧E", "write a better B"],
+  ["B", "both bad"], ["S", "skip: no verdict"], ["U", "undo (repeatable)"], ["E", "write a better A"], ["⇧E", "write a better B"],
   ["R", "other answers, same prompt"], ["N", "another prompt (in a chat: a new one)"], ["V", "where the last answers were from"],
-  ["W", "write a prompt"], ["H", "earlier votes"], ["?", "show or hide these keys"],
-  ["1 … 6", "ranking: next best, or out again"], ["T or =", "ranking: the next one is tied"], ["⌫", "ranking: take the last one back"],
+  ["W", "write a question"], ["M", "show Markdown as it was written"], ["J / K", "scroll the answers"], ["H", "earlier votes"],
+  ["?", "show or hide these keys"],
+  ["1 … 6", "rank next, or remove"], ["T or =", "ranking: the next one is tied"], ["⌫", "remove last"],
   ["Enter", "ranking: save"], ["Esc", "leave a field"], ["Ctrl Enter", "save what you wrote"],
 ];
 
@@ -34,6 +35,8 @@ const { ask, act, shown, busy, open } = talk({
 });
 const rank = ranking($(".ranks"), LETTERS, drawRanking);
 const past = pastVotes($(".history"), act);
+const look = beyondSight(root);
+keepLastTurn($(".prompt"));
 
 function pace() {
   if (view.sheet && !view.sheet.whole && !view.sheet.problem && !view.stuck) return "drawing";
@@ -49,7 +52,7 @@ function show(reply) {
   if ("choices" in reply) drawChoices();
   if ("progress" in reply) drawProgress();
   if (reply.said !== undefined) say(reply.said, reply.wrong);
-  if (reply.sources) say(`They were from: ${reply.sources.map((name, i) => `${LETTERS[i]} ${name}`).join(", ")}`);
+  if (reply.sources) say(reply.sources.map((name, i) => `${LETTERS[i]}: ${name}`).join(" · "));
   if (reply.history) past.show(reply.history);
   else if (reply.progress && past.isOpen) ask({ do: "history", page: past.page }).then((more) => more.history && past.show(more.history));
   if (changed || !seen) drawSheet();
@@ -89,6 +92,7 @@ function drawSheet() {
   root.querySelectorAll(".answer").forEach((box, place) => fill(box, sheet, place));
   if (sheet && sheet.whole && (fresh || !seen.whole)) arm();
   compose(sheet);
+  look();
   seen = sheet ? { id: sheet.id, answers: sheet.answers, whole: sheet.whole, turns: turns.length } : { answers: [], turns: turns.length };
   root.dataset.sheet = sheet ? sheet.id : "";
 }
@@ -122,18 +126,35 @@ function fill(box, sheet, place) {
   const text = sheet ? sheet.answers[place] : "";
   if (body.dataset.full !== text || !body.childNodes.length) {
     body.dataset.full = text;
-    write(body, text);
+    writeRaw(body, text);
   }
+  const shownAs = sheet?.whole ? `${sheet.id} ${rawText.on}` : "";
+  if (shownAs && body.dataset.shown !== shownAs && text.trim()) write(body, text, sheet.html[place]);
+  body.dataset.shown = shownAs;
+  cutNote(box, sheet, place);
   let words = "";
   if (!sheet) words = view.wait || "One moment …";
   else if (sheet.problem) words = `${sheet.problem}. R tries again, N goes on.`;
   else if (!sheet.whole && view.wait) words = view.wait;
-  else if (!sheet.whole && !text) words = sheet.tries > 1 ? "All came out the same; drawing again …" : "Being written …";
+  else if (!sheet.whole && !text) words = sheet.tries > 1 ? "All came out the same; drawing again …" : "Writing …";
   else if (sheet.whole && !text.trim()) words = "(an empty answer)";
   if (words && !text.trim()) body.replaceChildren(make("span", { className: "faint" }, place && !sheet?.whole ? "" : words));
   wait.hidden = !sheet || sheet.whole || !text;
-  wait.textContent = "being written …";
+  wait.textContent = "writing …";
   box.setAttribute("aria-busy", String(Boolean(sheet && !sheet.whole)));
+}
+
+/** Say where the limit of tokens ended an answer, and offer a longer one. */
+function cutNote(box, sheet, place) {
+  box.querySelector(".cut")?.remove();
+  if (!sheet?.whole || !sheet.cut[place]) return;
+  const limit = info.chosen.max_new_tokens ?? info.choices.max_new_tokens;
+  const longer = make("button", { type: "button" }, `Allow ${2 * limit}`);
+  longer.addEventListener("click", async () => {
+    await prefer({ max_new_tokens: 2 * limit });
+    press("again");
+  });
+  box.append(make("p", { className: "cut" }, `cut at ${limit} tokens`, longer));
 }
 
 function compose(sheet) {
@@ -152,7 +173,7 @@ function drawRanking() {
   root.querySelectorAll(".answer").forEach((box, place) => {
     box.classList.toggle("placed", rank.isPlaced(place));
     const button = box.querySelector("header button");
-    if (button) button.textContent = rank.isPlaced(place) ? `rank ${rank.ranks()[place]}` : `place (${place + 1})`;
+    if (button) button.textContent = rank.isPlaced(place) ? `rank ${rank.ranks()[place]}` : `press ${place + 1}`;
   });
   drawButtons();
 }
@@ -160,6 +181,7 @@ function drawRanking() {
 function drawButtons() {
   const sheet = view.sheet;
   const ready = Boolean(sheet && sheet.whole && editing === null);
+  const can_skip = Boolean(sheet && !sheet.whole && editing === null && !view.stuck);
   const many = Boolean(sheet && sheet.answers.length > 2);
   $(".strip").hidden = !many;
   const row = $(".verdicts");
@@ -171,10 +193,13 @@ function drawButtons() {
       : VERDICTS.map(([name, label, key]) => button(name, label, key))));
     root.querySelectorAll(".answer header button").forEach(() => drawRanking());
   }
-  row.querySelectorAll("button").forEach((node) => { node.disabled = !ready; });
+  // A pair can be skipped before it is whole: that needs no answer.
+  row.querySelectorAll("button").forEach((node) => { node.disabled = !(ready || (node.dataset.do === "skip" && can_skip)); });
   if (many) row.firstChild.disabled = !ready || rank.left === sheet.answers.length;
-  const can = { undo: info.undoable > 0 && editing === null, edit0: ready && !many, edit1: ready && !many, again: Boolean(sheet) && editing === null,
-    next: Boolean(sheet || view.turns?.length) && editing === null, legend: true };
+  // While the engine cannot write, only what was written before can be gone on to.
+  const can = { undo: info.undoable > 0 && editing === null, edit0: ready && !many, edit1: ready && !many,
+    again: Boolean(sheet) && editing === null && !view.stuck,
+    next: Boolean(sheet || view.turns?.length) && editing === null && !(view.stuck && !view.ahead), legend: true };
   $(".tools").querySelectorAll("button").forEach((node) => { node.disabled = !can[node.dataset.do]; });
   $("[data-do=reveal]").hidden = !info.revealable;
   root.dataset.state = ready ? (guard.waits ? "shown" : "ready") : sheet && editing === null ? "drawing" : editing === null ? "waiting" : "editing";
@@ -185,7 +210,7 @@ function drawButtons() {
 function note(sheet, many) {
   const words = $(".hint");
   let text = view.ahead ? `${view.ahead} more ready` : "";
-  if (sheet?.whole && view.stuck) text = `${view.wait} ${view.ahead ? `${view.ahead} more are ready to be rated.` : "This is the last one drawn before."}`;
+  if (sheet?.whole && view.stuck) text = `${view.wait} ${view.ahead ? `${view.ahead} more are ready to be rated.` : "This is the last pair for now."}`;
   if (sheet?.whole && sheet.equal) text = "All answers came out the same, also after drawing again.";
   if (many && sheet.whole && rank.left && rank.left < sheet.answers.length) text = `${rank.left} not placed: they share the last rank`;
   words.textContent = text;
@@ -276,7 +301,7 @@ function edit(place) {
   const send = () => act({ do: "edit", sheet: view.sheet.id, place, text: area.value, better: better.value, ...extras() });
   save.addEventListener("click", send);
   cancel.addEventListener("click", () => { stopEditing(); drawButtons(); });
-  const footer = make("div", { className: "foot" }, save, cancel, make("label", {}, "Of the two,", better));
+  const footer = make("div", { className: "foot" }, save, cancel, make("label", {}, "Before your edit, which was better?", better));
   const onKey = (event) => {
     if (composing(event)) return;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
@@ -309,7 +334,7 @@ function press(name, click = null) {
   const allowed = !(isVerdict(name) || name === "rank") || guard.allows(click);
   if (busy() || !allowed || !node || node.disabled) return;
   const many = sheet && sheet.answers.length > 2;
-  if (name === "skip" && many) act({ do: "next", sheet: sheet.id });
+  if (name === "skip" && (many || !sheet.whole)) act({ do: "next", sheet: sheet.id });
   else if (isVerdict(name)) act({ do: "vote", sheet: sheet.id, verdict: name, ...extras() });
   else if (name === "rank") act({ do: "rank", sheet: sheet.id, ranks: rank.ranks(), ...extras() });
   else if (name === "clear") { rank.start(sheet.answers.length); drawRanking(); }
@@ -328,6 +353,12 @@ function press(name, click = null) {
 
 const KEYS = { ...VERDICT_KEYS, undo: ["u"], edit0: ["e"], edit1: ["S-e"], again: ["r"], next: ["n"], reveal: ["v"], legend: ["?"] };
 const BY_KEY = Object.fromEntries(Object.entries(KEYS).flatMap(([name, keys]) => keys.map((key) => [key, name])));
+
+/** Go to the field for a question; where questions come from elsewhere, they are typed from now on. */
+async function writeQuestion() {
+  if (!view.compose) await prefer({ source: "typed" });
+  $(".composer textarea").focus();
+}
 
 function showLegend(on) {
   $(".legend").hidden = !on;
@@ -359,7 +390,9 @@ function onKey(event) {
   let used = true;
   if (guard.held(event)) return;
   if (name === "Escape" && !$(".legend").hidden) showLegend(false);
-  else if (name === "w" && view.compose) $(".composer textarea").focus();
+  else if (name === "w") writeQuestion();
+  else if (name === "m") { rawText.toggle(); drawSheet(); converse($(".prompt"), view.sheet ? view.sheet.prompt : view.turns); }
+  else if (name === "j" || name === "k") window.scrollBy({ top: (name === "j" ? 0.4 : -0.4) * window.innerHeight, behavior: "smooth" });
   else if (name === "h") past.toggle();
   else if (many && view.sheet.whole && rankKey(name, event)) used = true;
   else if (many && ["a2", "a1", "tie", "b1", "b2", "both_bad"].includes(BY_KEY[name])) used = false;
@@ -381,7 +414,7 @@ $(".composer").addEventListener("submit", async (event) => {
     area.value = "";
     // Whoever types several keeps typing: a letter must never become a vote. In a chat the answers come next.
     if (view.compose === "chat") area.blur();
-    else say("In line. Esc leaves this field, and keys rate again.");
+    else say("Queued. Press Esc to vote with keys again.");
   }
 });
 sendOnEnter($(".composer"));

@@ -5,6 +5,7 @@ function pastVotes(node, act) {
   const LETTERS = ["A", "B", "C", "D", "E", "F"];
   const WORDS = [["a2", "A much better"], ["a1", "A better"], ["tie", "Tie"], ["b1", "B better"], ["b2", "B much better"], ["both_bad", "Both bad"], ["skip", "Skipped"]];
   let page = 0;
+  let coming = false; // opened by a key: what it shows is brought into sight
   const open = new Set();
 
   node.addEventListener("toggle", () => { if (node.open) act({ do: "history", page }); });
@@ -30,7 +31,7 @@ function pastVotes(node, act) {
   function detail(row) {
     const boxes = row.answers.map((answer, i) => {
       const text = make("div", { className: "text", dir: "auto", tabIndex: 0 });
-      write(text, answer);
+      write(text, answer, row.html[i]);
       return make("div", {}, make("b", {}, row.labels[i]), make("span", { className: "faint" }, ` from ${row.sources[i]}`), text);
     });
     const whole = make("div", { className: "prompt" });
@@ -43,26 +44,26 @@ function pastVotes(node, act) {
   function line(row) {
     const below = detail(row);
     const key = `${row.kind}${row.id}`;
-    const look = make("button", { type: "button", className: "quiet", "aria-expanded": String(!below.hidden) }, "Look");
+    const look = make("button", { type: "button", className: "quiet", "aria-expanded": String(!below.hidden) }, "View");
     look.addEventListener("click", () => {
       below.hidden = !below.hidden;
       look.setAttribute("aria-expanded", String(!below.hidden));
       if (below.hidden) open.delete(key);
       else open.add(key);
     });
-    const back = make("button", { type: "button", className: "quiet" }, "Take back");
+    const back = make("button", { type: "button", className: "quiet" }, "Undo");
     back.addEventListener("click", () => act({ do: "take_back", kind: row.kind, id: row.id, page }));
     const asked = make("div", { className: "short", dir: "auto", title: row.prompt.at(-1).content }, row.prompt.at(-1).content);
     const when = new Date(row.when);
     const time = make("time", { dateTime: row.when, title: when.toLocaleString() },
-      when.toDateString() === new Date().toDateString() ? when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : when.toLocaleDateString());
+      clock(when, when.toDateString() !== new Date().toDateString()));
     return [make("tr", {}, make("td", {}, time), make("td", {}, asked), make("td", {}, verdictOf(row)), make("td", {}, make("span", { className: "controls" }, look, back))), below];
   }
 
   return {
     get isOpen() { return node.open; },
     get page() { return page; },
-    toggle() { node.open = !node.open; if (node.open) node.scrollIntoView({ block: "nearest" }); },
+    toggle() { node.open = !node.open; coming = node.open; },
     show(history) {
       page = history.page;
       const head = make("tr", {}, ...["When", "Prompt", "Verdict", ""].map((name) => make("th", { scope: "col" }, name)));
@@ -73,6 +74,8 @@ function pastVotes(node, act) {
       };
       const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...history.rows.flatMap(line)));
       const paging = make("div", { className: "paging" }, turn(-1, "Newer"), `page ${page + 1} of ${history.pages}, ${history.count} in all`, turn(1, "Older"));
+      if (coming) requestAnimationFrame(() => node.scrollIntoView({ block: "start", behavior: "smooth" }));
+      coming = false;
       node.querySelector(".pages").replaceChildren(...(history.count ? [table, paging] : [make("p", { className: "faint" }, "Nothing was rated in this workspace yet.")]));
     },
   };

@@ -3,6 +3,30 @@
 
 const HIDDEN_MS = 400; // Between two glances at whether the page can be seen again.
 
+/** Say how many lines of the answers lie below what can be seen, and scroll there when asked; → look again. */
+function beyondSight(root) {
+  const pill = root.querySelector(".beyond");
+  const LINE = 24;
+  function look() {
+    const answers = root.querySelector(".answers");
+    if (!root.isConnected || root.offsetParent === null || !answers) return;
+    const below = answers.getBoundingClientRect().bottom - root.querySelector(".deck").getBoundingClientRect().top;
+    const lines = Math.round(below / LINE);
+    pill.hidden = lines < 1;
+    if (lines >= 1) pill.textContent = `↓ ${lines} more line${lines > 1 ? "s" : ""}`;
+  }
+  pill.addEventListener("click", () => { pill.blur(); window.scrollBy({ top: window.innerHeight * 0.6, behavior: "smooth" }); });
+  addEventListener("scroll", look, { passive: true });
+  addEventListener("resize", look);
+  new ResizeObserver(look).observe(root.querySelector(".answers"));
+  return look;
+}
+
+/** Keep the last turn of a conversation in sight, whatever takes room from it. */
+function keepLastTurn(node) {
+  new ResizeObserver(() => { if (node.children.length > 1) node.scrollTop = node.scrollHeight; }).observe(node);
+}
+
 /** Talk through `reach`. `show` gets every reply, `looking` says what a look asks for, `pause` the ms until the next. */
 function talk({ root, reach, show, looking, pause }) {
   let acting = false;

@@ -11,8 +11,43 @@ function make(tag, props, ...children) {
   return node;
 }
 
-/** Fill an element with an answer; what stands between ``` fences is shown as code. */
-function write(node, text) {
+/** Write a time as the whole app does: "23:05", with its day "25 Nov 23:05". */
+function clock(when, day) {
+  const time = when.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  return day ? `${when.toLocaleDateString("en-GB", { day: "2-digit", month: "short" })} ${time}` : time;
+}
+
+/** Whether texts are shown as the model wrote them, Markdown and all. */
+const rawText = {
+  get on() { return localStorage.getItem("lorarlhf raw text") === "yes"; },
+  toggle() { localStorage.setItem("lorarlhf raw text", this.on ? "no" : "yes"); },
+};
+
+/** Fill an element with an answer: as HTML that the server has made safe, or as it was written. */
+function write(node, text, html) {
+  if (html && !rawText.on) {
+    node.innerHTML = `<div class="md">${html}</div>`;
+    node.querySelectorAll("pre").forEach((code) => code.append(copier(code.textContent)));
+    return;
+  }
+  writeRaw(node, text);
+}
+
+/** Make the button that copies a piece of code. */
+function copier(text) {
+  const button = make("button", { type: "button", className: "copy", tabIndex: -1, "aria-label": "Copy the code" }, "Copy");
+  button.addEventListener("click", async (event) => {
+    event.stopPropagation();
+    button.blur();
+    await navigator.clipboard?.writeText(text);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+  return button;
+}
+
+/** Fill an element with a text as it is; what stands between ``` fences is shown as code. */
+function writeRaw(node, text) {
   const parts = [];
   let lines = [];
   let code = false;
@@ -35,7 +70,7 @@ function converse(node, turns) {
   const names = { user: "You", assistant: "Answer", system: "Instruction" };
   node.replaceChildren(...turns.map((turn) => {
     const text = make("div", { className: "text", dir: "auto" });
-    write(text, turn.content);
+    write(text, turn.content, turn.html);
     const who = turns.length > 1 ? make("div", { className: "who" }, names[turn.role] || turn.role) : null;
     return make("div", { className: "turn" }, who, text);
   }));

@@ -1,4 +1,4 @@
-"""Answers and chats as HTML: whatever a model writes is escaped and shown as text, never as Markdown or HTML."""
+"""Answers and chats as HTML: what is whole as Markdown that was made safe, what still grows as text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lorarlhf.figures import figure
 from lorarlhf.library import BARE
 from lorarlhf.types import Message
 from lorarlhf.ui.compare.comparing import Answer
+from lorarlhf.ui.markdown import rendered
 
 STATE_WORDS = {"waiting": "waits for the engine", "writing": "writing …", "stopped": "stopped", "failed": "failed"}
 EMPTY = "<p class='subdued'>Ask something; the answers appear here side by side.</p>"
@@ -31,16 +32,17 @@ def _panel(answer: Answer) -> str:
     problem = f"<p class='bad'>{escape(answer.problem)}</p>" if answer.problem else ""
     empty = "<span class='subdued'>(an empty answer)</span>" if answer.state == "done" and not answer.text else ""
     name = escape(title(answer.adapter))
+    text = f"<div class='md'>{rendered(answer.text)}</div>" if answer.state == "done" else escape(answer.text)
     return (
         f"<section class='panel' aria-label='Answer of {escape(name, quote=True)}'>"
         f"<header><h4>{name}</h4><span class='subdued'>{state}</span>{score}</header>"
-        f"<div class='words follow' dir='auto' tabindex='0'>{escape(answer.text)}{empty}</div>{problem}</section>"
+        f"<div class='words follow' dir='auto' tabindex='0'>{text}{empty}</div>{problem}</section>"
     )
 
 
 def chat_html(turns: Sequence[Message], growing: Answer | None = None) -> str:
     """Write a conversation, with the answer that is being written."""
-    shown = [_turn(turn["role"], escape(turn["content"])) for turn in turns]
+    shown = [_turn(turn["role"], f"<div class='md'>{rendered(turn['content'])}</div>") for turn in turns]
     if growing is not None and growing.state != "done":
         state = STATE_WORDS.get(growing.state, "")
         shown.append(_turn("assistant", f"{escape(growing.text)} <span class='subdued'>{state}</span>"))

@@ -141,10 +141,10 @@ def held_out(store: Store) -> tuple[int, int]:
 
 
 def sides(store: Store) -> dict[str, int]:
-    """Count on which side the better answer stood; far from even means that a side is favoured."""
+    """Count on which side the better answer stood in the app; far from even means that a side is favoured."""
     found = Counter({"left": 0, "right": 0})
     for row in store.comparisons():
-        if row.value.outcome in (Outcome.A, Outcome.B):
+        if row.value.outcome in (Outcome.A, Outcome.B) and row.value.origin.source == "app":
             found["left" if row.value.outcome.value == row.value.left else "right"] += 1
     return dict(found)
 

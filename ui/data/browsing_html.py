@@ -6,11 +6,13 @@ from html import escape
 from typing import Any
 
 from lorarlhf.data.importing import Imported
+from lorarlhf.figures import clock
 from lorarlhf.store import Row, Store
 from lorarlhf.store.codec import prompt_of
 from lorarlhf.types import Comparison, Outcome, Ranking, is_heldout
 from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import Page, answers_of, rater_of
+from lorarlhf.ui.markdown import rendered
 
 KIND_WORDS = {"comparisons": "Comparisons", "rankings": "Rankings", "demonstrations": "Demonstrations"}
 KIND_WORDS |= {"prompts": "Prompts"}
@@ -25,13 +27,13 @@ def overview_html(store: Store) -> str:
     """Write the counts, and the balance of what was voted."""
     counts, outcomes, sides = store.counts(), store.outcomes(), browsing.sides(store)
     tiles = [(words, counts[kind]) for kind, words in KIND_WORDS.items()]
-    tiles += [("Raters", counts["raters"]), ("Undone or replaced", counts["undone"])]
+    tiles += [("Raters", counts["raters"]), ("Undone", counts["undone"])]
     told = "".join(f"<div><dt>{name}</dt><dd>{count}</dd></div>" for name, count in tiles)
     prompts, kept = browsing.held_out(store)
     undecided = {OUTCOME_WORDS[name]: outcomes.get(name, 0) for name in ("tie", "both_bad", "skip")}
     bars = [
         _bar("Outcomes", {"one is better": outcomes.get("a", 0) + outcomes.get("b", 0), **undecided}),
-        _bar("Better answer stood on the", sides),
+        _bar("Preferred side", sides),
         _bar("Different prompts", {"to learn from": prompts - kept, "held out to measure on": kept}),
     ]
     return f"<dl class='counts'>{told}</dl><div class='bars'>{''.join(bars)}</div>"
@@ -97,7 +99,7 @@ def _short(text: str) -> str:
 
 
 def _when(row: Row[Any]) -> str:
-    return escape(row.created[:16].replace("T", " "))
+    return escape(clock(row.created, day=True))
 
 
 def verdict(row: Row[Any]) -> str:
@@ -115,7 +117,7 @@ def row_html(row: Row[Any] | None) -> str:
     if row is None:
         return ""
     turns = "".join(
-        f"<div class='turn'><b>{escape(m['role'])}</b><div class='words' dir='auto'>{escape(m['content'])}</div></div>"
+        f"<div class='turn'><b>{escape(m['role'])}</b><div class='words md'>{rendered(m['content'])}</div></div>"
         for m in prompt_of(row.value)
     )
     answers = "".join(_answer(name, text, best) for name, text, best in _answers(row.value))
@@ -127,7 +129,7 @@ def row_html(row: Row[Any] | None) -> str:
 def _answer(name: str, text: str, best: bool) -> str:
     return (
         f"<div class='reply {'best' if best else ''}'><b>{escape(name)}</b>"
-        f"<div class='words' dir='auto'>{escape(text)}</div></div>"
+        f"<div class='words md' dir='auto'>{rendered(text)}</div></div>"
     )
 
 
@@ -136,7 +138,9 @@ def _answers(value: Any) -> list[tuple[str, str, bool]]:
     if isinstance(value, Comparison):
         seen = browsing.as_shown(value)
         said = Outcome(seen.outcome).value
-        return [("A · left", seen.a, said == "a"), ("B · right", seen.b, said == "b")]
+        # Only what was rated side by side has sides.
+        left, right = ("A · left", "B · right") if value.origin.source == "app" else ("A", "B")
+        return [(left, seen.a, said == "a"), (right, seen.b, said == "b")]
     if isinstance(value, Ranking):
         ranked = sorted(zip(value.ranks, value.completions, strict=True), key=lambda pair: pair[0])
         return [(f"Place {rank}", text, rank == ranked[0][0]) for rank, text in ranked]

@@ -17,6 +17,7 @@ from lorarlhf.evaluate.drift_telling import SMALL, ensemble, outcome, rows, verd
 from lorarlhf.figures import figure
 from lorarlhf.reading import Remark
 from lorarlhf.ui.judge.drift_svg import best_of_svg, drift_svg
+from lorarlhf.ui.markdown import rendered
 
 NO_POLICY = """<div class='health empty'><h3>No policy on this base yet</h3>
 <p>Once PPO has trained one, this tells how far it went from where it began, whether what it gained is real or only
@@ -105,7 +106,7 @@ def _to_read(pairs: Sequence[tuple[Answer, Answer]]) -> str:
 
 def _pair(old: Answer, new: Answer) -> str:
     sides = "".join(
-        f"<div><b>{name}{_score(answer)}</b><p dir='auto'>{escape(answer.text) or '(an empty answer)'}</p></div>"
+        f"<div><b>{name}{_score(answer)}</b><div class='md'>{rendered(answer.text) or '(an empty answer)'}</div></div>"
         for name, answer in (("Before", old), ("After", new))
     )
     return f"<li><p class='asked' dir='auto'>{escape(new.prompt)}</p><div class='two'>{sides}</div></li>"

@@ -28,6 +28,7 @@ from lorarlhf.types import Prompt, prompt_key, user
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.at_work import Measurement
 from lorarlhf.ui.judge.duel_html import board_html, earlier_html, keep_html, machines_html, standing_html
+from lorarlhf.ui.markdown import rendered, told
 from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.pairs import Tray
 from lorarlhf.ui.rate.preferences import load_preferences
@@ -219,9 +220,10 @@ class DuelDesk:
             if sheet:
                 seen["sheet"] = {
                     "id": sheet.id,
-                    "prompt": list(sheet.prompt),
+                    "prompt": told(sheet.prompt),
                     # One that grows before the other, or faster, would tell whose it is.
                     "answers": sheet.placed if whole else [""] * len(sheet.order),
+                    "html": [rendered(text) for text in sheet.placed] if whole else [],
                     "whole": whole,
                     "equal": sheet.equal,
                     "problem": sheet.problem,

@@ -10,7 +10,7 @@ from lorarlhf.checkpoints import is_checkpoint
 from lorarlhf.evaluate.duel_words import counted, percent, stop_rule, verdict
 from lorarlhf.evaluate.duels import PEOPLE, Board, Result, boards, judge_name, names_of, result_of, votes_by
 from lorarlhf.evaluate.sequential import ALPHA
-from lorarlhf.figures import figure
+from lorarlhf.figures import clock, figure
 from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Duel, DuelVote, Store
 
@@ -144,7 +144,7 @@ def earlier_html(store: Store, adapters: Sequence[SavedAdapter], fingerprint: st
         cast = sum(vote.duel == duel.id and vote.judge == PEOPLE for vote in votes)
         if duel.base == fingerprint and present and cast:
             who = escape(" against ".join(names[one.hash] for one in duel.contestants))
-            when = escape(duel.created[:16].replace("T", " "))
+            when = escape(clock(duel.created, day=True))
             rows.append(
                 f"<li>{who} <span class='subdued'>{counted(cast, 'vote')} of yours, begun {when}</span> "
                 f"<button type='button' data-duel='{duel.id}'>Go on</button></li>"

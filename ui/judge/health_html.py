@@ -12,6 +12,7 @@ from lorarlhf.evaluate.warnings import percent, warnings
 from lorarlhf.figures import figure
 from lorarlhf.types import Prompt
 from lorarlhf.ui.judge.charts_svg import boxes_svg, calibration_svg, intervals_html, scatter_svg
+from lorarlhf.ui.markdown import rendered
 
 NO_REWARD = """<div class='health empty'><h3>No reward model on this base yet</h3>
 <p>Once one is trained, this page tells how good it is: how often it is right about votes it never learned from, whether
@@ -158,8 +159,8 @@ def _disagreement(one: ScoredPair) -> str:
 
 
 def _answer(who: str, text: str, score: float) -> str:
-    shown = escape(text) or "<span class='subdued'>(an empty answer)</span>"
-    return f"<div><b>{who} <span class='score'>{_signed(score)}</span></b><p dir='auto'>{shown}</p></div>"
+    shown = f"<div class='md'>{rendered(text)}</div>" if text else "<p class='subdued'>(an empty answer)</p>"
+    return f"<div><b>{who} <span class='score'>{_signed(score)}</span></b>{shown}</div>"
 
 
 def _signed(number: float) -> str:
@@ -170,10 +171,10 @@ def again_html(prompt: Prompt, answers: Sequence[str]) -> str:
     """Lay a pair out for a second vote: nothing says what was said before."""
     turns = "".join(f"<p class='asked' dir='auto'>{escape(turn['content'])}</p>" for turn in prompt)
     both = "".join(
-        f"<div><b>{letter}</b><p dir='auto'>{escape(text) or '(an empty answer)'}</p></div>"
+        f"<div><b>{letter}</b><div class='md'>{rendered(text) or '(an empty answer)'}</div></div>"
         for letter, text in zip("AB", answers, strict=True)
     )
-    return f"<div class='again'><h3>Which is better?</h3>{turns}<div class='two'>{both}</div></div>"
+    return f"<div class='again'><h3>Which answer is better?</h3>{turns}<div class='two'>{both}</div></div>"
 
 
 def told_html(words: str) -> str:

@@ -113,7 +113,7 @@ class Tray:
         if status.state == "down":
             return f"{status.text}. Answers come when it is back; the line at the top of the page has more."
         if any(job.kind in ("train", "resume") for job in self._desk.engine.jobs):
-            return "The engine is training, and draws no answers meanwhile. New ones come when the run is done."
+            return "Training: new answers after the run."
         return ""
 
     # -- the thread -------------------------------------------------------------------------------------------
@@ -206,6 +206,8 @@ class Tray:
                 self._write(sheet, numbers, now.texts)
             answers: list[dict[str, Any]] = job.result()[0]
             self._write(sheet, numbers, [answer["text"] for answer in answers])
+            for number, answer in zip(numbers, answers, strict=True):
+                sheet.cut_off[number] = not answer["ended"]
         finally:
             with self.lock:
                 self._at_work = None

@@ -20,6 +20,7 @@ from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Vote
 from lorarlhf.types import Outcome, Prompt
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.markdown import rendered, told
 from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.consistency import again
 from lorarlhf.ui.rate.pairs import Tray
@@ -188,7 +189,7 @@ class RatingDesk:
             sheet, obstacle = self.tray.front, self.tray.obstacle() or self.tray.problem
             seen: dict[str, Any] = {
                 "sheet": None,
-                "turns": list(self._chat.turns) if self.source == "chat" else [],
+                "turns": told(self._chat.turns) if self.source == "chat" else [],
                 "compose": self.source if self.source in ("chat", "typed") else "",
                 "ahead": sum(sheet.whole for sheet in list(self.tray.sheets)[1:]),
                 "wait": obstacle or (self._why_nothing() if sheet is None else ""),
@@ -198,8 +199,10 @@ class RatingDesk:
             if sheet:
                 seen["sheet"] = {
                     "id": sheet.id,
-                    "prompt": list(sheet.prompt),
+                    "prompt": told(sheet.prompt),
                     "answers": sheet.placed,
+                    "html": [rendered(text) for text in sheet.placed] if sheet.whole else [],
+                    "cut": sheet.cut,
                     "whole": sheet.whole,
                     "equal": sheet.equal,
                     "tries": sheet.tries,

@@ -90,6 +90,8 @@ class Sheet:
     """None where the answers come from a row."""
     origin: Origin = field(default_factory=Origin)
     whole: bool = False
+    cut_off: list[bool] = field(default_factory=list)
+    """By number: whether the limit of tokens ended an answer."""
     equal: bool = False
     """Every answer is the same, also after drawing again."""
     problem: str = ""
@@ -139,6 +141,11 @@ class Sheet:
         return [self.texts[number] for number in self.order]
 
     @property
+    def cut(self) -> list[bool]:
+        """Tell by place which answers the limit of tokens ended."""
+        return [self.cut_off[number] for number in self.order] if self.cut_off else [False] * len(self.order)
+
+    @property
     def sources(self) -> list[str]:
         """Name the adapters by place; the bare base is called `base`."""
         if len(self.origin.adapters) != len(self.order):
@@ -149,6 +156,7 @@ class Sheet:
         """Empty the sheet, to be filled with answers drawn with `seed`."""
         assert self.recipe is not None
         self.texts, self.origin, self.problem = [""] * len(self.order), self.recipe.origin(seed), ""
+        self.cut_off = [False] * len(self.order)
 
     def finish(self) -> None:
         """Note that the answers are whole."""

@@ -12,6 +12,7 @@ from typing import Any
 from lorarlhf.errors import DataError, StoreError
 from lorarlhf.store import Row, Store, Vote, kind_of
 from lorarlhf.types import Comparison, Ranking
+from lorarlhf.ui.markdown import rendered, told
 from lorarlhf.ui.rate.sheets import VERDICTS, Sheet, dense, is_written, verdict_of
 
 META, MOST_ACTS = "rating acts", 200
@@ -139,8 +140,9 @@ def described(row: Row[Any]) -> dict[str, Any]:
         "kind": row.kind,
         "id": row.id,
         "when": row.created,
-        "prompt": list(said.prompt),
+        "prompt": told(said.prompt),
         "answers": answers,
+        "html": [rendered(text) for text in answers],
         "labels": labels[: len(answers)],
         "sources": sources,
         "verdict": verdict_of(said) if isinstance(said, Comparison) else "",

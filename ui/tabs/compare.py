@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -57,6 +58,9 @@ def sampling(desk: Desk, temperature: float | None, longest: int | None, seed: i
 
 def _page(request: gr.Request) -> str:
     return str(request.session_hash)
+
+
+THUMB = Path(__file__).parent.parent / "assets" / "thumb_down.svg"
 
 
 def _panel(value: str, name: str) -> gr.HTML:
@@ -128,7 +132,7 @@ def _chat(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> gr.Dropdown:
         text = gr.Textbox(label="Say", lines=1, max_lines=8, scale=1, min_width=240, elem_id="say")
         send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="send")
         stop = gr.Button("Stop", scale=0, min_width=80, interactive=False, elem_id="stop-chat")
-        bad = gr.Button("👎 Bad answer", scale=0, min_width=165, interactive=False, elem_id="bad-answer")
+        bad = gr.Button("Bad answer", icon=str(THUMB), scale=0, min_width=165, interactive=False, elem_id="bad-answer")
         clear = gr.Button("Clear", scale=0, min_width=80, elem_id="clear-chat")
     noted = _panel("", "chat-noted")
 

@@ -84,7 +84,7 @@ class Rows:
                 )
                 for label in ("Outcome", "Rater", "List")
             ]
-            self.gone = gr.Checkbox(label="Deleted ones too", min_width=150, elem_id="by-gone")
+            self.gone = gr.Checkbox(label="Show deleted", min_width=150, elem_id="by-gone")
         self.list = listing(LOOKS, elem_id="rows", opens="row")
         with gr.Row(elem_classes="middle"):
             self.newer = gr.Button("Newer", size="sm", scale=0, min_width=80, elem_id="newer")
@@ -195,24 +195,24 @@ class _Opened:
 
 
 def _bring_in(desk: Desk, rows: Rows) -> None:
-    gr.Markdown("### Bring in")
+    gr.Markdown("### Import")
     with gr.Row():
         prompts = gr.Button("The starter's prompts", size="sm", min_width=140, elem_id="starter-prompts")
         answers = gr.Button("The starter's demonstrations", size="sm", min_width=140, elem_id="starter-demonstrations")
-    most = f"At most {browsing.LARGEST // 2**20} MB. All of it comes in, or nothing."
+    most = f"Max {browsing.LARGEST // 2**20} MB. One bad row rejects the file (change under Options)."
     file = gr.File(
-        label="JSONL, JSON, CSV, TSV, Parquet, text, or .gz",
+        label="File: JSONL, JSON, CSV, TSV, Parquet, text, or .gz",
         file_types=list(browsing.TYPES),
-        height=120,
+        height=170,
         elem_id="import-file",
     )
-    kind = gr.Dropdown(IMPORT_WORDS, value="prompts", label="It holds (a guess from its rows)", elem_id="import-kind")
-    with gr.Accordion("More", open=False):
+    kind = gr.Dropdown(IMPORT_WORDS, value="prompts", label="Type (detected)", elem_id="import-kind")
+    with gr.Accordion("Options", open=False):
         queue = gr.Textbox(label="Name of the list that prompts join", max_lines=1, max_length=64, elem_id="queue")
         skip = gr.Checkbox(label="Leave out bad rows instead of refusing the file")
         hub = gr.Textbox(label="Data set of the Hub, instead of a file", placeholder="owner/name", max_lines=1)
         fetch = gr.Button("Fetch from the Hub", size="sm")
-    go = gr.Button("Bring in the file", variant="primary", elem_id="import")
+    go = gr.Button("Import", variant="primary", elem_id="import")
     said = plain(LOOKS, elem_id="imported", value=f"<p class='subdued'>{most}</p>")
 
     def report(work: Callable[[], dict[str, Any]]) -> str:

@@ -70,10 +70,12 @@ class Section:
     def look(self, seen: str, policy: str | None, answering: str | None, reward: str | None) -> list[Any]:
         """Bring the section up to date: nothing is sent where nothing changed."""
         lists = [self.view.policies(), self.view.answering(), self.view.rewards()]
+        if answering == seen.partition("\n")[0]:
+            answering = ""  # the default of before: there may be a newer one by now
         names = [_one_of(name, some) for name, some in zip((policy, answering, reward), lists, strict=True)]
         policy, answering, reward = names
         drift, tried, now = self.view.drift(policy), self.view.best_of(answering, reward), self.view.measurement.now()
-        state = f"{lists} {names} {now} {hash(drift)} {hash(tried)}"
+        state = f"{next(iter(lists[1]), '')}\n{lists} {names} {now} {hash(drift)} {hash(tried)}"
         if state == seen:
             return [gr.skip()] * 12
         again = "Measure again" if drift else "Measure it"

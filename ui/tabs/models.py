@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lorarlhf.errors import LoraRlhfError
+from lorarlhf.errors import BaseModelError, LoraRlhfError
 from lorarlhf.export import FORMATS
 from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
@@ -52,10 +53,16 @@ def _base_form(desk: Desk, tab: gr.Tab) -> None:
 
     base = gr.Dropdown(known_bases(desk), value=now("base"), label="Base", allow_custom_value=True, **about("base"))
     with gr.Row():
-        bits = gr.Radio([4, 8, 16], value=now("bits"), label="Bits per weight", info="Less takes less memory", scale=3)
+        bits = gr.Radio(
+            [4, 8, 16], value=now("bits"), label="Precision", info="4 saves memory, 16 is best quality", scale=3
+        )
         presets = [NO_PRESET, *preset_files()]
         preset = gr.Dropdown(
-            presets, value=lambda: desk.preset or NO_PRESET, label="Preset", info="Measured settings", scale=2
+            presets,
+            value=lambda: desk.preset or NO_PRESET,
+            label="Settings for",
+            info="Measured ones",
+            scale=2,
         )
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
@@ -108,9 +115,20 @@ def switch(desk: Desk, values: dict[str, Any], preset: str) -> None:
     if not texts.get("base"):
         gr.Warning("Name a base: starter, a Hub id such as Qwen/Qwen3-0.6B, or a folder")
         return
-    if load := warned(lambda: LoadSettings.parse(texts, "load")):
+    if load := warned(lambda: _checked(LoadSettings.parse(texts, "load"))):
         desk.use_preset(load.base, "" if preset == NO_PRESET else preset)
         desk.switch_base(load)
+
+
+def _checked(load: LoadSettings) -> LoadSettings:
+    """Look for a folder before anything is ended for it; raise `BaseModelError` where there is none."""
+    folder = Path(load.base).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise BaseModelError(f"{load.base} holds no config.json, so it is no model's folder; nothing was changed")
+    named = load.base == "starter" or (load.base.count("/") == 1 and load.base[0] not in "./~")
+    if not named and not folder.is_dir():
+        raise BaseModelError(f"there is no folder {load.base}; nothing was changed")
+    return load
 
 
 # -- the adapters ---------------------------------------------------------------------------------------------
@@ -124,7 +142,7 @@ def _adapters(desk: Desk) -> None:
         with gr.Row(elem_classes="bottom"):
             new = gr.Textbox(label="Name", max_lines=1, max_length=64, scale=1, min_width=180, elem_id="new-name")
             rename = gr.Button("Rename", scale=0, min_width=110, elem_id="rename")
-            delete = gr.Button("Delete …", variant="stop", scale=0, min_width=110, elem_id="delete")
+            delete = gr.Button("Delete …", variant="stop", scale=0, min_width=130, elem_id="delete")
         with gr.Row(elem_classes="bottom"):
             forms = [(f"{name}: {words}", name) for name, words in FORMATS.items()]
             form = gr.Dropdown(forms, value="peft", label="Export as", scale=1, min_width=180, elem_id="export-form")

@@ -9,11 +9,10 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from statistics import fmean
 from typing import Any
 
-from lorarlhf.figures import number
+from lorarlhf.figures import clock, number
 from lorarlhf.reading import Point, outcome
 from lorarlhf.store import RunRow, Store
 from lorarlhf.ui.train.charts import Chart, Line
@@ -87,13 +86,6 @@ def way(run: RunRow, series: Series) -> Way:
     pace = [seconds for _, seconds in series.get("time/step", [])[-PACE_STEPS:]]
     left = fmean(pace) * max(0, total - run.step) if pace and total and run.status == "running" else None
     return Way(run.step, total, left)
-
-
-def clock(stamp: str, *, day: bool = False) -> str:
-    """Write a time of the store's as a clock on the wall of this machine shows it."""
-    # Python 3.10 does not read the Z.
-    when = datetime.fromisoformat(stamp.replace("Z", "+00:00")).astimezone()
-    return when.strftime("%d %b %H:%M" if day else "%H:%M:%S")
 
 
 # -- charts ---------------------------------------------------------------------------------------------------

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lorarlhf.figures import duration, figure, number
+from lorarlhf.figures import clock, duration, figure, number
 from lorarlhf.reading import remarks
 from lorarlhf.store import RunRow
 from lorarlhf.ui.judge.looked import LOOK
+from lorarlhf.ui.markdown import rendered
 from lorarlhf.ui.train.comparing import settings_rows, summary
 from lorarlhf.ui.train.progress import (
     STAGE_NAMES,
     STATUS_WORDS,
     Series,
-    clock,
     outcome,
     parents,
     way,
@@ -101,7 +101,7 @@ def _sample(sample: Mapping[str, Any]) -> str:
     cut = "" if sample.get("ended", True) else " <span class='cut'>cut off at the longest length</span>"
     cells = (
         f"<td class='sample-prompt' dir='auto'>{escape(str(sample['prompt']))}</td>",
-        f"<td class='sample-answer' dir='auto'>{escape(str(sample['response']))}{cut}</td>",
+        f"<td class='sample-answer' dir='auto'><div class='md'>{rendered(str(sample['response']))}</div>{cut}</td>",
         f"<td class='n' data-name='Reward'>{_fixed(sample['score'])}</td>",
         f"<td class='n' data-name='KL'>{_fixed(sample['kl'])}</td>",
     )
