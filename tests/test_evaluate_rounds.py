@@ -256,7 +256,7 @@ def test_a_policy_is_set_against_who_answered_in_its_round_and_the_best_is_kept_
     assert second.wins.votes == 0  # ppo-2 never met ppo-1
     assert (first.votes, second.votes, third.votes) == (5, 50, 50)  # a blind vote is one on the policy's answers
     assert (found.against, found.best.adapter) == ("sft-1", "ppo-1")
-    assert best(found) == "By blind votes ppo-1 is the one to keep: it wins 80% (67% to 89%) of 50 votes against sft-1"
+    assert best(found) == "By blind votes ppo-1 is the one to keep: it wins 80% (58% to 94%) of 50 votes against sft-1"
     duel(place, PPO, 2, 30, of="hash of ppo-2")
     said = [str(remark) for remark in remarks(figures(place))]
     lost = next(one for one in said if "ppo-2 wins only 6%" in one)

@@ -264,7 +264,13 @@ def test_a_head_critic_reads_the_states_that_an_adapter_critic_computes(bank):
 def test_scores_read_off_the_critics_states_are_those_of_a_pass_of_their_own(bank):
     studio = Studio(bank.base, bank, Team())
     settings = PPOSettings(
-        critic="head", batch_size=4, max_new_tokens=6, steps=2, value_warmup_steps=0, micro_batch_tokens=40
+        critic="head",
+        batch_size=4,
+        max_new_tokens=6,
+        steps=2,
+        value_warmup_steps=0,
+        missing_eos_score=-2.0,
+        micro_batch_tokens=40,
     )
     bank.create("policy", LoraSettings(rank=4))
     stage = PPOStage(studio, Roles(reference=None, value="one"), settings, RewardScorer(studio, "one"), [[256, 9, 8]])

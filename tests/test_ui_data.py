@@ -32,7 +32,7 @@ def store(place):
 
 
 def vote(n: int, outcome: Outcome = Outcome.A, left: str = "a", rater: str = "ann") -> Comparison:
-    return Comparison(user(f"Question {n}?"), f"yes {n}", f"no {n}", outcome, left=left, origin=Origin(rater=rater))
+    return Comparison(user(f"Question {n}?"), f"yes {n}", f"no {n}", outcome, left=left, origin=Origin(rater=rater, source="app"))
 
 
 def test_rows_are_found_by_kind_words_rater_outcome_and_list(store):
@@ -89,13 +89,15 @@ def test_sides_and_held_out_prompts_are_counted(store):
         vote(5, Outcome.TIE),
         vote(6, left="b"),
     ]
-    store.add_comparisons([*votes, vote(1, Outcome.BOTH_BAD)])
+    # What a file brought has no sides.
+    brought = Comparison(user("brought"), "yes", "no", Outcome.A)
+    store.add_comparisons([*votes, vote(1, Outcome.BOTH_BAD), brought])
     assert browsing.sides(store) == {"left": 2, "right": 3}
     store.add_prompts([user(f"Prompt {n}") for n in range(200)])
     whole, kept = browsing.held_out(store)
-    assert whole == 206
+    assert whole == 207
     assert 10 < kept < 35  # a tenth of them, by a hash
-    assert "Outcomes: one is better 5, tie 1, both bad 1" in overview_html(store)
+    assert "Outcomes: one is better 6, tie 1, both bad 1" in overview_html(store)
 
 
 def test_letters_are_those_the_person_saw(store):

@@ -97,7 +97,7 @@ def test_what_is_told_before_the_vote_does_not_depend_on_who_stands_where(duels,
     # Nor does any name, hash or seed stand beside the prompt.
     text = json.dumps({**told["sheet"], "prompt": []})  # in which somebody may well ask for an order
     assert not any(word in text for word in ("ppo-1", "sft-1", "hash-of", "seed", "adapter", "order"))
-    assert set(told["sheet"]) == {"id", "prompt", "answers", "whole", "equal", "problem"}
+    assert set(told["sheet"]) == {"id", "prompt", "answers", "html", "whole", "equal", "problem"}
 
 
 def test_no_answer_is_told_before_both_are_whole(duels, desk):
