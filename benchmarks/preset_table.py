@@ -39,7 +39,7 @@ HEAD = """# Presets
 
 `--preset NAME` sets many settings at once, those of the command line win; `--preset auto` takes the largest that this
 machine holds, and a YAML file of your own works as well. [SETTINGS.md](SETTINGS.md) explains every setting. In the app
-presets are chosen under *Base and adapters*.
+presets are chosen under *Models*.
 
 Predicted peaks are those of `lorarlhf plan` from formulas alone, for texts of many lengths, prompts of about 256 tokens
 with answers of as many (PPO's: as long as the preset allows); they were checked against measurements on a processor

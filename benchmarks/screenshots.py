@@ -20,7 +20,7 @@ from lorarlhf.workspace import Workspace
 from tests.browser import App, open_tab, ready
 
 README = {"rate-light", "train-dark", "compare-light", "models-light", "rate-dark-phone"}
-TABS = {"rate": "Rate", "train": "Train", "compare": "Compare", "data": "Data", "models": "Base and adapters"}
+TABS = {"rate": "Rate", "train": "Train", "compare": "Compare", "data": "Data", "models": "Models"}
 
 
 def show(page: Page, tab: str) -> None:

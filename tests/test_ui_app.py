@@ -19,7 +19,7 @@ from lorarlhf.starter import judge
 from lorarlhf.workspace import Workspace
 from tests.browser import App, open_tab, ready
 
-TABS = ("Rate", "Train", "Judge", "Compare", "Data", "Base and adapters")
+TABS = ("Rate", "Train", "Judge", "Compare", "Data", "Models")
 STANDARD = ["wcag2a", "wcag2aa"]
 
 

@@ -32,7 +32,8 @@ def store(place):
 
 
 def vote(n: int, outcome: Outcome = Outcome.A, left: str = "a", rater: str = "ann") -> Comparison:
-    return Comparison(user(f"Question {n}?"), f"yes {n}", f"no {n}", outcome, left=left, origin=Origin(rater=rater, source="app"))
+    origin = Origin(rater=rater, source="app")
+    return Comparison(user(f"Question {n}?"), f"yes {n}", f"no {n}", outcome, left=left, origin=origin)
 
 
 def test_rows_are_found_by_kind_words_rater_outcome_and_list(store):

@@ -130,7 +130,7 @@ def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_
         open_tab(page, "Train")
         until_done(page, "ppo-1")
         assert not second.is_running()
-        open_tab(page, "Base and adapters")
+        open_tab(page, "Models")
         page.locator("#adapters").get_by_role("button", name="ppo-1").click()
         page.locator("#export").click()
         link = page.locator("#export-link a.download")

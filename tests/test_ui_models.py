@@ -1,4 +1,4 @@
-"""Base and adapters, without a browser: names change whole or not at all, nothing in use goes, cards are told right."""
+"""Models, without a browser: names change whole or not at all, nothing in use goes, cards are told right."""
 
 from __future__ import annotations
 

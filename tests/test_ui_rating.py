@@ -23,7 +23,8 @@ from lorarlhf.ui.rate import consistency
 from lorarlhf.ui.rate.pairs import AHEAD, REDRAWS
 from lorarlhf.ui.rate.rating import RatingDesk
 from lorarlhf.ui.rate.sheets import PERSON, VERDICTS, About, Recipe, Sheet, verdict_of
-from lorarlhf.ui.rate.tally import milestone, progress
+from lorarlhf.ui.rate.tally import progress
+from lorarlhf.ui.readiness import milestone
 from tests.rating_desk import FakeDesk, adapter, wait_for
 
 ASSETS = Path(__file__).parent.parent / "ui/assets"
@@ -407,11 +408,11 @@ def test_a_new_adapter_is_offered_without_reloading_the_page(desk, rating):
 
 
 def test_progress_in_numbers_and_words(desk, rating):
-    assert milestone(38, None) == "12 more before a first reward model is worth training"
-    assert milestone(50, None) == "enough for a first reward model: train one"
-    assert milestone(80, 20) == "30 more before training the reward model again is worth it"
-    assert milestone(150, 60).startswith("train again now, or go on: 250 more")
-    assert milestone(460, 60) == "60 since the newest reward model: train again"
+    assert milestone(38, None) == "12 more for a first reward model"
+    assert milestone(50, None) == "Enough for a first try. Train the reward model"
+    assert milestone(80, 20) == "30 more before it pays to retrain"
+    assert milestone(150, 60).endswith("about 400 votes make it reliable")
+    assert milestone(460, 60) == "Retrain: 60 new votes"
     desk.store.add_comparison(Comparison(user("?"), "x", "y", Outcome.A))
     desk.store.add_ranking(Ranking(user("?"), ("x", "y", "z"), (1, 2, 3)))
     vote(rating, "skip")

@@ -1,4 +1,4 @@
-"""Base and adapters, Data and Compare in a real browser, on the starter base with adapters that change little."""
+"""Models, Data and Compare in a real browser, on the starter base with adapters that change little."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def served(page: Page, app: App, path: object) -> int:
 def test_an_adapter_is_renamed_exported_imported_and_deleted(app, place, tmp_path):
     with app.page() as page:
         ready(page)
-        open_tab(page, "Base and adapters")
+        open_tab(page, "Models")
         rows = page.locator("#adapters tbody tr")
         expect(rows).to_have_count(4)
         expect(page.locator("#adapters tr.other")).to_contain_text("other base")
@@ -122,7 +122,7 @@ def test_an_adapter_is_renamed_exported_imported_and_deleted(app, place, tmp_pat
         expect(rows).to_have_count(3)
         expect(page.locator("#adapter")).to_be_hidden()
         page.reload()
-        open_tab(page, "Base and adapters")
+        open_tab(page, "Models")
         expect(rows).to_have_count(3)
         expect(rows.filter(has_text="ppo-1")).to_contain_text("sft-1 (deleted)")
     assert not (place.adapters_dir / "polite").exists()
@@ -133,7 +133,7 @@ def test_an_adapter_is_renamed_exported_imported_and_deleted(app, place, tmp_pat
 def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app):
     with app.page() as page:
         ready(page)
-        open_tab(page, "Base and adapters")
+        open_tab(page, "Models")
         page.get_by_text("Advanced").first.click()
         page.locator("#load-remote input").check()
         expect(page.locator("#remote-warning")).to_contain_text("runs Python code")

@@ -89,16 +89,16 @@ def test_the_next_step_goes_round_the_loop(store):
         (Standing(demonstrations=799, votes=48, adapters=[sft]), "Rate", "48 votes: rate 2 more"),
         (Standing(votes=1), "Rate", "You have 1 vote: rate 49 more"),
         (Standing(demonstrations=799, votes=60, adapters=[sft]), "reward", "You have 60 votes: train a reward model"),
-        (Standing(votes=60, adapters=[sft, reward]), "ppo", "reward-1 knows what you like"),
+        (Standing(votes=60, adapters=[sft, reward]), "ppo", "reward-1 is a first try: it has no test votes"),
         (Standing(votes=60, adapters=[sft, guessing]), "Rate", "right about only 50%"),
         (
             Standing(votes=60, adapters=[sft, reward, ppo]),
-            "Rate",
-            "your votes could teach: rate 50 of its",
+            "Judge",
+            "ppo-1 is done. Is it better? Blind test it",
         ),
-        (Standing(votes=95, adapters=[sft, reward, ppo]), "Rate", "rate 15 of its answers"),
+        (Standing(votes=95, adapters=[sft, reward, ppo]), "Judge", "ppo-1 is done"),
         (Standing(votes=110, adapters=[sft, reward, ppo]), "reward", "110 votes, 50 of them new"),
-        (Standing(votes=60, adapters=[sft, ppo, adapter("reward-2", "4")]), "ppo", "reward-2 knows"),
+        (Standing(votes=60, adapters=[sft, ppo, adapter("reward-2", "4")]), "ppo", "reward-2 is a first try"),
     ]
     for now, do, text in ladder:
         step = next_step(now)
@@ -122,7 +122,7 @@ def test_a_plan_counts_steps_and_guesses_the_time():
     text = plan("sft", now, {"epochs": 2, "batch_size": 16}, 0.5 / 16)
     assert "800 demonstrations" in text
     assert "About 90 steps, 45 s at the pace" in text  # 0.9 * 800 * 2 / 16
-    assert f"{FIRST_VOTES - 40} more before a first one is worth training" in plan("reward", now, {}, None)
+    assert f"{FIRST_VOTES - 40} more for a first reward model" in plan("reward", now, {}, None)
     assert "600 imported and 40 voted on prompts" in plan("ppo", now, {"steps": 28}, None)
     chosen = {"steps": 28, "practise_on": ["votes"]}
     assert "Practises on 40 voted on prompts" in plan("ppo", now, chosen, None)
@@ -132,7 +132,7 @@ def test_a_plan_counts_steps_and_guesses_the_time():
     larger = {"steps": 10, "batch_size": 64, "max_new_tokens": 96}
     assert ", 11 min at the pace" in plan("ppo", now, larger, 2 / work({"batch_size": 8, "max_new_tokens": 24}))
     assert milestone(Standing(votes=FIRST_VOTES)) == ""
-    assert milestone(Standing(votes=70, adapters=[adapter("reward-1", "1")])) == "40 more before a new one is worth it"
+    assert milestone(Standing(votes=70, adapters=[adapter("reward-1", "1")])) == "40 more before it pays to retrain"
 
 
 def test_the_adapters_offered_are_those_that_fit_and_the_engine_means_the_same_by_none():

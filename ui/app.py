@@ -9,10 +9,13 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk, Notice
-from lorarlhf.ui.live import QUIET, beating
+from lorarlhf.ui.journey import journey, journey_html
+from lorarlhf.ui.live import QUIET, asset, beating, live, remembered
 from lorarlhf.ui.tabs import compare, data, judge, models, rate, train
+from lorarlhf.ui.train.advice import count
 
 ASSETS = Path(__file__).parent / "assets"
+ICON = (ASSETS / "mark.svg").read_text(encoding="utf-8").strip()
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 CODE_FONT = ["ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace"]
@@ -54,7 +57,7 @@ TABS = (
     ("Judge", judge),
     ("Compare", compare),
     ("Data", data),
-    ("Base and adapters", models),
+    ("Models", models),
 )
 
 
@@ -86,9 +89,12 @@ def build(desk: Desk) -> gr.Blocks:
 def _header(desk: Desk) -> None:
     """One line that always says what the engine is at, and what happened to it."""
     with gr.Row(elem_id="header", equal_height=True):
+        gr.HTML(BRAND, js_on_load=asset("theme.js"), apply_default_css=False, elem_id="brand", min_width=90)
+        live(remembered(lambda: _way_stamp(desk), lambda: _way_html(desk)), "way", elem_id="journey")
         line = beating("", stamp=lambda: _standing(desk), value=lambda: status_html(desk), elem_id="status", scale=1)
         cancel = gr.Button("Cancel loading", visible=False, size="sm", min_width=120, scale=0, elem_id="cancel-loading")
         revive = gr.Button("Start the engine", visible=False, size="sm", min_width=120, scale=0, elem_id="revive")
+        stop = gr.Button("Stop", visible=False, size="sm", min_width=64, scale=0, elem_id="stop-run")
     with gr.Row(visible=False, elem_id="notice") as row:
         text = gr.HTML(elem_id="notice-text", scale=1)
         resume = gr.Button("Resume the run", visible=False, size="sm", min_width=120, scale=0, variant="primary")
@@ -101,15 +107,17 @@ def _header(desk: Desk) -> None:
             status_html(desk),
             gr.update(visible=status.state == "loading"),
             gr.update(visible=status.state == "down"),
+            gr.update(visible=desk.run_job is not None and not desk.run_job.done and not desk.stopping),
             gr.update(visible=notice is not None),
             notice_html(notice) if notice else "",
             gr.update(visible=bool(notice and notice.run)),
         ]
 
-    say: dict[str, Any] = {"fn": look, "outputs": [line, cancel, revive, row, text, resume], **QUIET}
+    say: dict[str, Any] = {"fn": look, "outputs": [line, cancel, revive, stop, row, text, resume], **QUIET}
     line.tick(trigger_mode="always_last", **say)
     cancel.click(lambda: desk.cancel_loading(), **QUIET)
     revive.click(lambda: desk.revive(), **QUIET)
+    stop.click(lambda: desk.stop_run(), **QUIET).then(**say)
 
     def forget(*, go_on: bool) -> None:
         # Another page may have dismissed it a moment ago.
@@ -121,10 +129,33 @@ def _header(desk: Desk) -> None:
     resume.click(lambda: forget(go_on=True), **QUIET).then(**say)
 
 
+BRAND = (
+    f"<a class='brand' href='#rate'><span>{ICON}</span>lorarlhf</a>"
+    "<button type='button' class='theme' title='Light or dark' aria-label='Switch between light and dark'>"
+    "<svg viewBox='0 0 24 24' width='18' height='18' aria-hidden='true'><path fill='currentColor' "
+    "d='M12 3a9 9 0 1 0 9 9A7 7 0 0 1 12 3z'/></svg></button>"
+)
+
+
+def _way_stamp(desk: Desk) -> Any:
+    """Name what the journey depends on."""
+    adapters, exports = desk.workspace.adapters_dir.stat().st_mtime_ns, desk.workspace.exports_dir.stat().st_mtime_ns
+    return desk.store.changes(), desk.fingerprint, adapters, exports
+
+
+def _way_html(desk: Desk) -> str:
+    """Write the five stops of a person's way."""
+    if not desk.fingerprint:
+        return ""
+    exports = [path.name for path in desk.workspace.exports_dir.iterdir()]
+    reward, policy = desk.newest("reward"), desk.newest("ppo")
+    return journey_html(journey(count(desk.store)["votes"], reward, policy, desk.store.duel_votes(), exports))
+
+
 def _standing(desk: Desk) -> str:
     """Write what the header depends on."""
     notice = desk.notices[-1] if desk.notices else None
-    return f"{desk.status()}{notice}{desk.load_settings}{len(desk.notices)}{desk.memory.get('device')}"
+    return f"{desk.status()}{desk.stopping}{notice}{desk.load_settings}{len(desk.notices)}{desk.memory.get('device')}"
 
 
 def status_html(desk: Desk) -> str:

@@ -67,6 +67,18 @@ def live(draw: Callable[[], str], looks: str, **options: Any) -> gr.HTML:
     )
 
 
+def remembered(key: Callable[[], Any], draw: Callable[[], str]) -> Callable[[], str]:
+    """Draw anew only where the key has changed: drawing reads every row."""
+    last: list[Any] = [None, ""]
+
+    def drawn() -> str:
+        if (now := key()) != last[0]:
+            last[:] = [now, draw()]
+        return str(last[1])
+
+    return drawn
+
+
 def listing(looks: str, **options: Any) -> gr.HTML:
     """Make a panel of things to choose from, as `live` does, that only events change."""
     script = asset("lead.js") + asset("live.js")

@@ -33,8 +33,6 @@ class Pace:
     """Nats an answer to have moved by at the end."""
     distance: float = 0.0
     """Smoothed √KL to the reference."""
-    noise: float = 0.0
-    """KL measured where nothing moved, in nats an answer: rounding, which in 16 bits is as much as an update."""
 
     def look(self, kl: float) -> None:
         """Take in the KL of fresh answers, in nats an answer; it is noisy, and below 0 by chance near the start."""

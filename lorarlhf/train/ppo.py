@@ -58,8 +58,10 @@ MOVED_ROWS = 32
 """Answers on which the length of an update is measured."""
 LEAST_KEPT = 1e-4
 """Share of an update below which no more of it is taken back."""
-STRETCHES, CLEAR = (1, 4, 16), 4.0
-"""How many times an update is lengthened to be measured, until its KL is so many times the noise of none at all."""
+ROUNDING = 0.01
+"""Nats a token beyond which a movement cannot be rounding: bf16 makes about 0.002 of it."""
+STRETCH, LONGEST_STRETCH, GROWN = 4, 64, 4.0
+"""How much longer an update is made to be measured, at most, and how much more KL shows that it is movement."""
 USUAL_CAP, OFTEN_CUT = -2.0, 0.5
 """Most that answers score that never ended, in spreads; not where so many of the first answers never did: then it would
 decide nearly everything, and a person has voted on such answers."""
@@ -196,8 +198,6 @@ class PPOStage:
         sums = torch.zeros(len(UPDATE_METRICS))
         optim: Metrics = {}
         before = [p.detach().clone() for p in self._policy] if self._steered and not warming else []
-        if before and index == s.value_only_steps:
-            self.pace.noise = self._moved(rollout)[0]  # nothing has moved yet
         for number, chosen in enumerate(self._mini_batches(index, len(rollout.rows))):
             part = rollout.take(chosen)
             targets = Advantages(*(x_BR[torch.tensor(chosen)] for x_BR in advantages))
@@ -249,17 +249,26 @@ class PPOStage:
     def _length(self, rollout: Rollout, before: list[Tensor], after: list[Tensor], share: float) -> tuple[float, float]:
         """Go a share of the way and measure it → nats an answer, and its tokens.
 
-        In 16 bits equal weights disagree with themselves about log-probabilities by as much as an update may change
-        them. What is lost in that is measured where the way is several times as long, its KL by the square of that.
+        In 16 bits any change of the weights, however small, changes log-probabilities by a rounding that is worth as
+        much as an update. What may be that is measured by what the KL gains where the way is several times as long: it
+        grows by the square of it, and rounding does not.
         """
-        for times in STRETCHES:
+        self._put(before, after, share)
+        near, tokens = self._moved(rollout)
+        if self._exact or near > ROUNDING * tokens:
+            return near, tokens
+        times, far = 1, near
+        while times < LONGEST_STRETCH and far < GROWN * near:
+            times, near = times * STRETCH, far
             self._put(before, after, share * times)
-            seen, tokens = self._moved(rollout)
-            if seen > CLEAR * self.pace.noise:
-                break
-        if times > 1:
-            self._put(before, after, share)
-        return max(0.0, seen - self.pace.noise) / times**2, tokens
+            far, _ = self._moved(rollout)
+        self._put(before, after, share)
+        return max(0.0, far - near) / (times**2 - (times / STRETCH) ** 2), tokens
+
+    @property
+    def _exact(self) -> bool:
+        """Tell whether rounding is too small to be taken for movement."""
+        return self.studio.base.compute_dtype == torch.float32
 
     def _put(self, before: list[Tensor], after: list[Tensor], share: float) -> None:
         with torch.no_grad():

@@ -102,11 +102,11 @@ class RoundsView:
 def next_in_round(now: Standing, found: Rounds) -> Step:
     """Choose the next step: that of the Train tab, but a new policy is compared blind before its answers are rated."""
     step, led = next_step(now), [row for row in found.rows if row.led]
-    if step.do != "Rate" or len(led) < 2:
+    if step.section != DUEL or len(led) < 2:
         return step
     wins, policy, before = led[-2].wins, led[-1].name, led[-2].name
     if wins and (wins.settled or wins.votes >= FEW_VOTES):
-        return step
+        return next_step(replace(now, tested=True))
     left = FEW_VOTES - (wins.votes if wins else 0)
     why = f"Only your own blind votes tell whether round {led[-2].number} made it better; about {left} say something."
     return Step(f"{policy} is new: compare it blind with {before}", why, "Compare blind", DUEL)

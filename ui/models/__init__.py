@@ -1,1 +1,1 @@
-"""What the Base and adapters tab knows: memory, adapters and their cards."""
+"""What the Models tab knows: memory, adapters and their cards."""

@@ -9,10 +9,9 @@ from typing import Any
 from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Store
 from lorarlhf.ui.rate.consistency import agreement
-from lorarlhf.ui.train.advice import FIRST_VOTES, FRESH_VOTES, Standing
+from lorarlhf.ui.readiness import milestone
+from lorarlhf.ui.train.advice import Standing
 
-README_VOTES = 400
-"""The README's figures of the starter base come from that many."""
 PACE_MINUTES, PACE_VOTES, SHORTEST_MINUTES = 10, 30, 0.1
 """Votes per minute are those of the newest so many votes, none of them older than so many minutes."""
 
@@ -33,19 +32,6 @@ def progress(store: Store, rater: str, rewards: Sequence[SavedAdapter]) -> dict[
         "next": milestone(total, fresh),
         "agreement": agreement(store, rater).words,
     }
-
-
-def milestone(votes: int, fresh: int | None) -> str:
-    """Say what the next votes are good for; `fresh` are those since the newest reward model, if there is one."""
-    if fresh is None and votes < FIRST_VOTES:
-        return f"{FIRST_VOTES - votes} more before a first reward model is worth training"
-    if fresh is None:
-        return "enough for a first reward model: train one"
-    if fresh < FRESH_VOTES:
-        return f"{FRESH_VOTES - fresh} more before training the reward model again is worth it"
-    if votes < README_VOTES:
-        return f"train again now, or go on: {README_VOTES - votes} more are as many as the README's figures stand on"
-    return f"{fresh} since the newest reward model: train again"
 
 
 def pace(store: Store) -> float | None:

@@ -16,7 +16,7 @@ from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import Filters
 from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, preview_html, row_html
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain, warned
+from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain, remembered, warned
 
 LOOKS = "data-panel"
 IMPORT_WORDS = [
@@ -44,18 +44,6 @@ def build(desk: Desk, tab: gr.Tab) -> None:
             _bring_in(desk, rows)
             _take_out(desk)
     tab.select(rows.offer, rows.kind, rows.choices, **QUIET).then(rows.draw, rows.inputs, rows.outputs, **QUIET)
-
-
-def remembered(key: Callable[[], Any], draw: Callable[[], str]) -> Callable[[], str]:
-    """Draw anew only where the key has changed: drawing reads every row."""
-    last: list[Any] = [None, ""]
-
-    def drawn() -> str:
-        if (now := key()) != last[0]:
-            last[:] = [now, draw()]
-        return str(last[1])
-
-    return drawn
 
 
 # -- looking --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Base and adapters: which base is in memory, what it takes there, and the adapters that were made."""
+"""Models: which base is in memory, what it takes there, and the adapters that were made."""
 
 from __future__ import annotations
 

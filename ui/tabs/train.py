@@ -279,7 +279,7 @@ class Page:
         step = next_step(now)
         go = "" if step.do in (*self.stages, "resume") else step.do
         return {
-            self.step: run_html.step_html(step.text, step.why, go),
+            self.step: run_html.step_html(step.text, step.why, go, step.section),
             self.do: gr.update(value=step.label, visible=bool(step.label)),
             self.offer: (step.do, step.run),
         }

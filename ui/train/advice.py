@@ -17,13 +17,10 @@ from lorarlhf.figures import duration
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.settings import PPOSettings
 from lorarlhf.store import RunRow, Store
+from lorarlhf.ui.readiness import FIRST_VOTES, FRESH_VOTES, Readiness
 
 FEWEST_DEMONSTRATIONS = 10
 """Fewer teach no manner of answering."""
-FIRST_VOTES = 50
-"""Votes that make a first reward model worth training."""
-FRESH_VOTES = 50
-"""New votes that make it worth training again."""
 FEWEST_HELDOUT = 10
 """Fewer held-out votes tell nothing about a reward model."""
 BARELY_RIGHT = 0.55
@@ -73,6 +70,8 @@ class Standing:
     """The run that is at work, or what else it is that does not let one start."""
     unfinished: RunRow | None = None
     """The newest run, if it can be gone on with."""
+    tested: bool = False
+    """Whether blind votes have decided about the newest policy."""
     looked: bool = True
     """Whether the person looked at the newest reward model, or does not want to."""
 
@@ -141,6 +140,8 @@ class Step:
     """A stage, or `resume`, or the name of the tab where to go."""
     run: str = ""
     """The run to resume."""
+    section: str = ""
+    """Of the tab where to go."""
 
 
 def next_step(now: Standing) -> Step:
@@ -189,13 +190,29 @@ def _next_round(now: Standing) -> Step:
     if policy is None or str(policy.card.get("created", "")) < str(reward.card.get("created", "")):
         if not now.looked:
             why = "PPO does whatever scores high. What the reward model likes, and what it got wrong, is under Judge."
-            return Step(
-                f"{reward.name} is trained: look how good it is before PPO follows it", why, "Look at it", "Judge"
-            )
+            text = f"{reward.name} is ready. Check it before PPO"
+            return Step(text, why, "Check it", "Judge", section="Reward, drift")
+        return _first_try(now, reward)
+    if now.tested:
+        text = f"Rate {more} answers of {policy.name}, then train again"
+        return Step(text, "Fresh votes on its own answers make the next round better.", "Rate answers", "Rate")
+    text = f"{policy.name} is done. Is it better? Blind test it"
+    why = f"Or rate {more} of its answers for the next round."
+    return Step(text, why, "Blind test", "Judge", section="Blind comparison")
+
+
+def _first_try(now: Standing, reward: SavedAdapter) -> Step:
+    """Offer PPO, in words as sure as what is known of the reward model."""
+    metrics = reward.card.get("metrics", {})
+    tested, right = metrics.get("eval/votes", 0.0), metrics.get("eval/accuracy", 0.0)
+    if tested >= FEWEST_HELDOUT:
+        text = f"{reward.name} agrees with you in {right:.0%} of {tested:.0f} test votes. Train with PPO"
         why = "The policy practises on your prompts, and the reward model says how well it does."
-        return Step(f"{reward.name} knows what you like: train the policy with PPO", why, "Train with PPO", "ppo")
-    text = f"{policy.name} has learnt what your votes could teach: rate {more} of its answers"
-    return Step(text, "Fresh votes on its own answers make the next round better.", "Rate answers", "Rate")
+        return Step(text, why, "Train with PPO", "ppo")
+    known = f"it agrees with {right * tested:.0f} of {tested:.0f} test votes" if tested else "it has no test votes"
+    more, name = Readiness(now.votes).next
+    text = f"{reward.name} is {Readiness(max(now.votes, FIRST_VOTES)).level}: {known}, too few to say how good it is"
+    return Step(text, f"Rate {more} more to make it {name}, or try PPO now.", "Try PPO", "ppo")
 
 
 def milestone(now: Standing) -> str:
@@ -204,13 +221,13 @@ def milestone(now: Standing) -> str:
     left = FIRST_VOTES - now.votes if first else FRESH_VOTES - now.fresh_votes()
     if left <= 0:
         return ""
-    return f"{left} more before a first one is worth training" if first else f"{left} more before a new one is worth it"
+    return f"{left} more for a first reward model" if first else f"{left} more before it pays to retrain"
 
 
 def missing(stage: str, now: Standing) -> str:
     """Say what keeps a stage from starting and what to do; empty where nothing does."""
     if not now.base:
-        return "The base is not in memory yet; wait for it, or load one under Base and adapters."
+        return "The base is not in memory yet; wait for it, or load one under Models."
     if now.at_work:
         return f"{now.at_work}; stop it first, or wait for its end."
     if stage == "sft" and not now.demonstrations:

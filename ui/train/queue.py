@@ -88,7 +88,7 @@ class Queue:
                 check_new_name(self.desk.workspace.adapters_dir, name, self.desk.store.promised())
             base, mark = self.desk.load_settings.base, self.desk.fingerprint
             if not mark:
-                raise TrainingError("The base is not in memory yet; wait for it, or load one under Base and adapters.")
+                raise TrainingError("The base is not in memory yet; wait for it, or load one under Models.")
             self._look_first(line, stage, settings, unseen)
             one = Waiting(stage, settings.model_dump(mode="json"), name, base, mark, unseen)
             self._keep(replace(line, waiting=(*line.waiting, one)))

@@ -12,7 +12,6 @@ from typing import Any
 from lorarlhf.figures import clock, duration, figure, number
 from lorarlhf.reading import remarks
 from lorarlhf.store import RunRow
-from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.markdown import rendered
 from lorarlhf.ui.train.comparing import settings_rows, summary
 from lorarlhf.ui.train.progress import (
@@ -197,9 +196,9 @@ def bell_html(runs: Sequence[RunRow]) -> str:
     )
 
 
-def step_html(text: str, why: str, go: str = "") -> str:
-    """Write the next step; `go` is the tab its button leads to: in Judge, to where reward models are looked at."""
-    leads = f"data-go='{escape(go)}' data-section='{LOOK}'"
+def step_html(text: str, why: str, go: str = "", section: str = "") -> str:
+    """Write the next step; `go` is the tab its button leads to, and `section` the part of it."""
+    leads = f"data-go='{escape(go)}' data-section='{escape(section)}'"
     return f"<div {leads}><p class='lead'>{escape(text)}</p><p class='why'>{escape(why)}</p></div>"
 
 

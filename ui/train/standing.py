@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.journey import decided
 from lorarlhf.ui.judge.looked import unseen
 from lorarlhf.ui.train.advice import Standing, count
 from lorarlhf.ui.train.progress import why_not_resumed
@@ -37,7 +38,7 @@ class Runs:
     def standing(self, runs: list[RunRow]) -> Standing:
         """Gather what advice is made of."""
         newest, course = runs[-1] if runs else None, self.desk.course()
-        reward = course.newest("reward")
+        reward, policy = course.newest("reward"), course.newest("ppo")
         return Standing(
             **count(self.desk.store),
             adapters=self.desk.adapters(),
@@ -45,6 +46,7 @@ class Runs:
             base=bool(self.desk.fingerprint),
             at_work=self.at_work(runs),
             unfinished=newest if newest and not self.why_not_resumed(newest) else None,
+            tested=bool(policy and decided(policy, self.desk.store.duel_votes())),
             looked=not reward or not unseen(self.desk.store, reward),
         )
 
