@@ -118,7 +118,7 @@ class OptimSettings(Settings):
     """How an adapter is optimised."""
 
     learning_rate: Rate = knob(
-        "auto", "Step size of Adam; auto begins with what fits the base and tries a few around it", basic=True
+        "auto", "How big each step is; auto begins with what fits the base and tries a few around it", basic=True
     )
     batch_size: int = knob(16, "Examples per optimizer step", basic=True, ge=1, le=65536)
     micro_batch_tokens: int = knob(

@@ -132,7 +132,7 @@ def test_ppo_starts_only_once_its_reward_model_was_looked_at_and_the_workspace_r
     assert "not looked yet how good reward-1 is" in start(train)
     assert train.begun == []
     step = next_step(train.standing([]))
-    assert (step.label, step.do) == ("Look at it", "Judge")
+    assert (step.label, step.do) == ("Check it", "Judge")
     RewardView(desk).see("reward-1")
     assert start(train) == ""
     assert next_step(train.standing([])).do == "ppo"

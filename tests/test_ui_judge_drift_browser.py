@@ -117,7 +117,7 @@ def test_a_round_is_gone_back_to_and_rate_and_train_go_by_it(app):
         expect(page.locator("#next-text")).to_contain_text("reward-1 is trained: look how good it is", timeout=SLOW)
         open_tab(page, "Rate")
         expect(page.locator("#rate [data-choice=first] option").first).to_have_text(
-            "of this round (sft-1)", timeout=SLOW
+            "current model (sft-1)", timeout=SLOW
         )
 
         open_section(page, "Rounds")  # and forward again

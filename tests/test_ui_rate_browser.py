@@ -96,7 +96,7 @@ def test_a_session_without_the_mouse(app: App, store: Store):
         page.keyboard.press("2")
         told(page, "Saved: A better")
         page.keyboard.press("Control+3")
-        page.get_by_role("button", name="More choices").click()
+        page.get_by_role("button", name="Options").click()
         page.locator("[data-choice=rater]").click()
         page.keyboard.type("11 bus")
         page.keyboard.press("Escape")

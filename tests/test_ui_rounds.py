@@ -55,14 +55,14 @@ def test_going_back_decides_who_answers_and_what_stages_start_from_until_one_goe
             parent_of(engine, "", "sft"),
         ]
 
-    newest = ["ppo-2", "of this round (ppo-2)", "the newest: reward-2", "reward-2", "reward-2", "sft-1"]
+    newest = ["ppo-2", "current model (ppo-2)", "the newest: reward-2", "reward-2", "reward-2", "sft-1"]
     assert stands() == newest
     votes = desk.store.comparisons()
     view.go_to("f")
-    assert stands() == ["sft-1", "of this round (sft-1)", "of this round: reward-1", "reward-1", "reward-1", "sft-1"]
+    assert stands() == ["sft-1", "current model (sft-1)", "of this round: reward-1", "reward-1", "reward-1", "sft-1"]
     assert load_preferences(desk.store) == Preferences(rater="bob")
     view.go_to(PPO)
-    assert stands()[:3] == ["ppo-1", "of this round (ppo-1)", "the newest: reward-2"]
+    assert stands()[:3] == ["ppo-1", "current model (ppo-1)", "the newest: reward-2"]
     view.go_to("hash of ppo-2")
     assert stands() == newest
     assert desk.store.comparisons() == votes

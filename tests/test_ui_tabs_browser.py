@@ -210,7 +210,7 @@ def test_adapters_answer_side_by_side_and_chat(app):
         page.locator("#judge input").check()
         page.click("#ask")
         panels = page.locator("#answers .panel")
-        expect(panels.first).to_contain_text("the bare base")
+        expect(panels.first).to_contain_text("the base model")
         expect(page.locator("#answers .score")).to_have_count(panels.count(), timeout=SLOW)
         assert panels.count() >= 2
         texts = page.locator("#answers .words").all_inner_texts()

@@ -140,11 +140,11 @@ def test_the_adapters_offered_are_those_that_fit_and_the_engine_means_the_same_b
     now = Standing(adapters=[adapter("sft-1", "1"), adapter("sft-2", "2"), adapter("reward-1", "3")])
     assert choices("reward", "parent", now)[:3] == [
         ("the newest: sft-2", ""),
-        ("the bare base", "base"),
+        ("the base model", "base"),
         ("reward-1",) * 2,
     ]
     assert choices("ppo", "reward", now) == [("the newest: reward-1", ""), ("reward-1", "reward-1")]
-    assert choices("sft", "parent", now) == [("the bare base", ""), ("sft-2", "sft-2"), ("sft-1", "sft-1")]
+    assert choices("sft", "parent", now) == [("the base model", ""), ("sft-2", "sft-2"), ("sft-1", "sft-1")]
     assert choices("ppo", "reward", Standing())[0] == ("none yet", "")
 
 

@@ -82,7 +82,7 @@ def test_only_settings_that_differ_are_shown_beside_each_other(tmp_path):
         one = run("sft", "base", 700, rank=16, learning_rate="auto", gradient_checkpointing=False)
         two = run("sft", "sft-1", 700, rank=32, learning_rate="auto", gradient_checkpointing=True)
     assert settings_rows([one, two]) == [
-        ("parent adapter", ["the bare base", "sft-1"]),
+        ("parent adapter", ["the base model", "sft-1"]),
         ("rank", ["16", "32"]),
         ("gradient_checkpointing", ["off", "on"]),
     ]

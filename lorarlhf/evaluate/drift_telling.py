@@ -94,7 +94,7 @@ def told(drift: Drift) -> str:
 
 def named(adapter: str) -> str:
     """Name an adapter in a sentence."""
-    return "the bare base" if adapter == "base" else adapter
+    return "the base model" if adapter == "base" else adapter
 
 
 def interval(one: Estimate, unit: str = "") -> str:

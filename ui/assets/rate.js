@@ -228,7 +228,7 @@ function drawChoices() {
   const { chosen, choices } = info;
   const fillSelect = (name, options) => $(`[data-choice=${name}]`).replaceChildren(...options.map(([value, label]) => make("option", { value }, label)));
   fillSelect("first", choices.adapters);
-  fillSelect("second", [["", "the same"], ...choices.adapters.slice(1)]);
+  fillSelect("second", [["", "itself"], ...choices.adapters.slice(1)]);
   for (const node of root.querySelectorAll("[data-choice]")) {
     const value = chosen[node.dataset.choice];
     if (node.type === "checkbox") node.checked = value;

@@ -72,7 +72,7 @@ def _stop(jobs: Sequence[Job]) -> None:
 def choices(desk: Desk) -> list[tuple[str, str]]:
     """List what can answer, as label and name: the bare base, and the adapters on it that are no reward models."""
     fitting = [adapter for adapter in desk.adapters() if not adapter.has_head]
-    return [("the bare base", BARE), *((adapter.name, adapter.name) for adapter in reversed(fitting))]
+    return [("the base model", BARE), *((adapter.name, adapter.name) for adapter in reversed(fitting))]
 
 
 def usual(desk: Desk) -> list[str]:

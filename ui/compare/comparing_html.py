@@ -18,7 +18,7 @@ EMPTY_CHAT = "<div class='log'><p class='subdued'>Say something to begin.</p></d
 
 def title(adapter: str) -> str:
     """Name who answers."""
-    return "the bare base" if adapter in ("", BARE) else adapter
+    return "the base model" if adapter in ("", BARE) else adapter
 
 
 def answers_html(answers: Sequence[Answer]) -> str:

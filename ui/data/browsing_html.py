@@ -61,7 +61,7 @@ def _bar(title: str, values: dict[str, int]) -> str:
 def list_html(page: Page) -> str:
     """Write one page of rows, each a button that opens it."""
     if not page.rows:
-        return "<p class='subdued'>Nothing here. Rate some answers, bring in a file, or look for something else.</p>"
+        return "<p class='subdued'>Nothing yet, or nothing that matches. Rate some answers, or import a file.</p>"
     return f"<ol class='rows'>{''.join(map(_item, page.rows))}</ol>"
 
 
@@ -154,7 +154,7 @@ def _facts(row: Row[Any]) -> list[str]:
     if origin := getattr(row.value, "origin", None):
         facts += [f"by {origin.rater}" if origin.rater else "", f"from {origin.source}" if origin.source else ""]
         facts += [f"{origin.seconds:.0f} s" if origin.seconds else "", f"note: {origin.note}" if origin.note else ""]
-        facts += [f"written by {name or 'the bare base'}" for name in dict.fromkeys(origin.adapters)]
+        facts += [f"written by {name or 'the base model'}" for name in dict.fromkeys(origin.adapters)]
     facts += [f"because {reason}" for reason in getattr(row.value, "reasons", ())]
     facts += [f"{name}: {Outcome(said).value}" for name, said in getattr(row.value, "criteria", {}).items()]
     if row.undone:

@@ -95,8 +95,8 @@ def board_html(store: Store, adapters: Sequence[SavedAdapter]) -> str:
     if not tables:
         return ""
     about = (
-        "Ratings by Bradley and Terry from all blind comparisons of this workspace, ties half: 100 points more mean "
-        "being preferred in 64 of 100 cases, 200 points in 76. Intervals hold 95 %."
+        "Elo-style ratings from all blind comparisons of this workspace, ties half: +100 means preferred about 64 % of "
+        "the time, +200 about 76 %. Intervals hold 95 %."
     )
     return f"<h3>Ratings</h3><p class='subdued'>{about}</p><div class='boards'>{''.join(tables)}</div>"
 
@@ -112,7 +112,7 @@ def _table(board: Board, names: dict[str, str]) -> str:
     rows = []
     for hash, rating in board.placed:
         anchor = hash == board.anchor
-        about = "stands for 0" if anchor else f"{figure(rating.low, '+.0f')} to {figure(rating.high, '+.0f')}"
+        about = "reference" if anchor else f"{figure(rating.low, '+.0f')} to {figure(rating.high, '+.0f')}"
         rows.append(
             f"<tr><th scope='row'>{escape(names[hash])}</th><td class='plot'><div class='track'>"
             f"<i class='level' style='left:{place(0)}'></i><i class='range' style='left:{place(rating.low)};"

@@ -134,7 +134,7 @@ def _figure(title: str, inside: str, about: str = "") -> str:
 
 def disagreements_html(found: Sequence[ScoredPair]) -> str:
     """List the votes the model contradicts most, with a button to vote again on each."""
-    title = "<h3>Votes it contradicts most</h3>"
+    title = "<h3>Where it disagrees with you</h3>"
     if not found:
         return f"{title}<p class='subdued'>None that you have not looked at again.</p>"
     about = "Some are slips of yours, some show what it has not learnt. A second vote counts beside the first."

@@ -63,8 +63,8 @@ def _starts(found: Rounds) -> str:
     words = {"sft": "SFT adapter", "reward": "reward model"}
     there = [(words[stage], saved.name) for stage in words if (saved := found.course.newest(stage))]
     if not there:
-        return "Stages start from the bare base"
-    return f"Where you name nothing, stages go on from {', '.join(f'{word} {name}' for word, name in there)}"
+        return "New runs start from the base model"
+    return f"New runs start from {', '.join(f'{word} {name}' for word, name in there)}"
 
 
 def _best(found: Rounds) -> str:
@@ -123,7 +123,7 @@ def _row(row: Figures) -> str:
         f"<td data-head='{head}' class='{'none' if text == UNKNOWN else ''}'>{escape(text)}</td>"
         for head, text in zip(heads[1:], texts[1:], strict=True)
     )
-    last = "<b>is on</b>" if row.on else _go(row, "Go back to this round" if row.led else "Go to this round")
+    last = "<b>current</b>" if row.on else _go(row, "Go back to this round" if row.led else "Go to this round")
     looks = "on" if row.on else "" if row.led else "aside"
     return f"<tr class='{looks}'>{first}{rest}<td>{last}</td></tr>"
 

@@ -35,7 +35,7 @@ def _row_html(row: Row) -> str:
         f"<button type='button' data-name='{name}' aria-pressed='false'>{escape(row['name'])}</button>",
         escape(row["role"]),
         base,
-        escape(", ".join(row["parents"])) or "the bare base",
+        escape(", ".join(row["parents"])) or "the base model",
         escape(", ".join(row["data"])) or "–",
         escape(row["result"]) or "–",
         escape(row["created"]) or "–",

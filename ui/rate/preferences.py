@@ -16,13 +16,13 @@ CRITERIA = ("helpful", "harmless", "honest")
 """Offered to everybody; own ones are added to them."""
 REASONS = (
     "more correct",
-    "does what was asked",
+    "follows the instruction",
     "clearer",
     "right length",
     "kinder tone",
     "safer",
-    "made up less",
-    "better form",
+    "fewer inventions",
+    "better formatting",
 )
 MOST_CRITERIA, LONGEST_NAME = 8, 40
 

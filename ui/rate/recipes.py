@@ -27,7 +27,7 @@ def offered(desk: Desk) -> dict[str, Any]:
     newest, default = _found(desk, "")[0] or BARE, desk.sampling()
     names = [adapter.name for adapter in _answering(desk)]
     return {
-        "adapters": [["", f"of this round ({newest})"], [BARE, "base, no adapter"], *([name, name] for name in names)],
+        "adapters": [["", f"current model ({newest})"], [BARE, "base, no adapter"], *([name, name] for name in names)],
         "temperature": default.temperature,
         "max_new_tokens": default.max_new_tokens,
     }

@@ -32,7 +32,7 @@ def build(desk: Desk, tab: gr.Tab) -> None:
             adapters, judge = _side_by_side(desk, at_work, numbers)
         with gr.Tab("Chat"):
             partner = _chat(desk, at_work, numbers)
-    with gr.Accordion("How answers are drawn", open=False, elem_id="drawing"), gr.Row():
+    with gr.Accordion("Sampling", open=False, elem_id="drawing"), gr.Row():
         for number in numbers:
             number.render()
     _offer(desk, tab, adapters, judge, partner)
@@ -45,7 +45,7 @@ def _numbers(desk: Desk) -> list[gr.Number]:
     narrow: dict[str, Any] = {"min_width": 100, "render": False}
     return [
         gr.Number(now("temperature"), label="Temperature", minimum=0, step=0.1, elem_id="temperature", **narrow),
-        gr.Number(now("max_new_tokens"), label="Tokens at most", precision=0, elem_id="max-tokens", **narrow),
+        gr.Number(now("max_new_tokens"), label="Max tokens", precision=0, elem_id="max-tokens", **narrow),
         gr.Number(now("seed"), label="Seed", precision=0, elem_id="seed", **narrow),
     ]
 
@@ -74,9 +74,9 @@ def _side_by_side(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> tupl
     with gr.Row():
         prompt = gr.Textbox(label="Prompt", lines=1, max_lines=8, scale=3, min_width=280, elem_id="compare-prompt")
         adapters = gr.Dropdown(
-            [("the bare base", BARE)],
+            [("the base model", BARE)],
             value=[BARE],
-            label=f"Who answers (up to {MOST})",
+            label=f"Models (up to {MOST})",
             multiselect=True,
             max_choices=MOST,
             scale=2,
@@ -85,7 +85,7 @@ def _side_by_side(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> tupl
             **GROWING,
         )
     with gr.Row(elem_classes="middle"):
-        ask = gr.Button("Ask all", variant="primary", scale=0, min_width=120, elem_id="ask")
+        ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
         stop = gr.Button("Stop", scale=0, min_width=80, interactive=False, elem_id="stop-asking")
         judge = gr.Checkbox(label="Score", visible=False, min_width=200, elem_id="judge")
     answers = _panel(answers_html([]), "answers")
@@ -125,11 +125,11 @@ def _stops(button: gr.Button, at_work: AtWork) -> None:
 
 
 def _chat(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> gr.Dropdown:
-    partner = gr.Dropdown([("the bare base", BARE)], value=BARE, label="Chat with", elem_id="partner", **GROWING)
+    partner = gr.Dropdown([("the base model", BARE)], value=BARE, label="Chat with", elem_id="partner", **GROWING)
     turns: gr.State = gr.State([])
     log = _panel(chat_html([]), "chat")
     with gr.Row(elem_classes="bottom"):
-        text = gr.Textbox(label="Say", lines=1, max_lines=8, scale=1, min_width=240, elem_id="say")
+        text = gr.Textbox(label="Message", lines=1, max_lines=8, scale=1, min_width=240, elem_id="say")
         send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="send")
         stop = gr.Button("Stop", scale=0, min_width=80, interactive=False, elem_id="stop-chat")
         bad = gr.Button("Bad answer", icon=str(THUMB), scale=0, min_width=165, interactive=False, elem_id="bad-answer")

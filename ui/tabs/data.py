@@ -12,6 +12,7 @@ import gradio as gr
 
 from lorarlhf.data.exporting import EXPORT_FORMATS
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.store import OTHERS
 from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import Filters
 from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, preview_html, row_html
@@ -43,7 +44,23 @@ def build(desk: Desk, tab: gr.Tab) -> None:
         with gr.Column(scale=2, min_width=300):
             _bring_in(desk, rows)
             _take_out(desk)
+    _others(desk, tab)
     tab.select(rows.offer, rows.kind, rows.choices, **QUIET).then(rows.draw, rows.inputs, rows.outputs, **QUIET)
+
+
+def _others(desk: Desk, tab: gr.Tab) -> None:
+    """Offer to let what was said about other models count too, where there is any."""
+    there: dict[str, Any] = {"visible": False, "elem_id": "other-bases", "min_width": 260}
+    box = gr.Checkbox(label="Also use what was said about other models", **there)
+
+    def look() -> Any:
+        on, others = bool(desk.store.get_meta(OTHERS, False)), desk.store.elsewhere()
+        told = ", ".join(f"{count:,} {kind}" for kind, count in others.items() if count)
+        label = f"Also use what was said about other models: {told}"
+        return gr.update(visible=bool(told) or on, value=on, label=label if told else box.label)
+
+    tab.select(look, None, box, **QUIET)
+    box.input(lambda on: desk.store.set_meta(OTHERS, bool(on)), box, None, **QUIET)
 
 
 # -- looking --------------------------------------------------------------------------------------------------
@@ -249,10 +266,10 @@ def _bring_in(desk: Desk, rows: Rows) -> None:
 
 
 def _take_out(desk: Desk) -> None:
-    gr.Markdown("### Take out")
+    gr.Markdown("### Export")
     forms = [(f"{name}: {FORM_WORDS.get(name, '')}", name) for name in EXPORT_FORMATS]
     form = gr.Dropdown(forms, value="lossless", label="As", elem_id="export-form")
-    go = gr.Button("Write the file", elem_id="export-votes")
+    go = gr.Button("Export", elem_id="export-votes")
     link = plain(LOOKS, elem_id="votes-link")
 
     def written(form: str) -> str:

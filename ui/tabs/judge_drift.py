@@ -31,20 +31,18 @@ class Section:
 
     def __init__(self, desk: Desk) -> None:
         self.view = DriftView(desk)
-        self.head = beating(LOOKS, stamp=self.view.news, value="<h2>Drift and hacking</h2>")
+        self.head = beating(LOOKS, stamp=self.view.news, value="<h2>Did it cheat?</h2>")
         with gr.Row(elem_classes="bottom"):
             self.policy = _choice("Policy", "drifted")
             self.measure = _button("Measure it", "measure-policy")
             self.stop = _stop("stop-drift")
             self.progress = plain(LOOKS, elem_id="drift-progress", scale=2, min_width=200)
         self.drift = plain(LOOKS, elem_id="drift")
-        plain(LOOKS, value="<h2>Before PPO: best of n</h2>")
+        plain(LOOKS, value="<h2>What PPO could gain</h2>")
         with gr.Row(elem_classes="bottom"):
-            self.answering = gr.Dropdown(
-                [], label="What answers", scale=1, min_width=180, elem_id="answering", **GROWING
-            )
-            self.reward = gr.Dropdown([], label="What chooses", scale=1, min_width=180, elem_id="choosing", **GROWING)
-            self.attempt = _button("Try it", "try-best-of")
+            self.answering = gr.Dropdown([], label="Model", scale=1, min_width=180, elem_id="answering", **GROWING)
+            self.reward = gr.Dropdown([], label="Reward model", scale=1, min_width=180, elem_id="choosing", **GROWING)
+            self.attempt = _button("Estimate", "try-best-of")
             self.stop_attempt = _stop("stop-best-of")
             self.attempt_progress = plain(LOOKS, elem_id="best-of-progress", scale=1, min_width=200)
         self.best_of = plain(LOOKS, elem_id="best-of")
@@ -79,6 +77,7 @@ class Section:
         if state == seen:
             return [gr.skip()] * 12
         again = "Measure again" if drift else "Measure it"
+        try_words = "Estimate again" if tried else "Estimate"
         about = drift_html(drift) if drift else unmeasured_html(policy) if policy else NO_POLICY
         return [
             state,
@@ -89,7 +88,9 @@ class Section:
             about,
             gr.update(choices=lists[1], value=answering or None),
             gr.update(choices=lists[2], value=reward or None),
-            gr.update(value="Try again" if tried else "Try it", visible=bool(reward), interactive=not now.at_work),
+            gr.update(
+                value="Estimate again" if tried else "Estimate", visible=bool(reward), interactive=not now.at_work
+            ),
             gr.update(visible=now.on("best_of", answering, reward)),
             progress_html(now, "best_of", answering, reward),
             best_of_html(tried) if tried else untried_html(answering, reward),

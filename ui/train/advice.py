@@ -289,13 +289,13 @@ def choices(stage: str, setting: str, now: Standing) -> list[tuple[str, str]]:
     wanted = ROLES[stage][setting]
     newest = now.newest(wanted) if wanted else None
     last = next((a for a in reversed(now.adapters) if a.stage == wanted), None)
-    nothing = f"{'the newest' if newest is last else 'of this round'}: {newest.name}" if newest else "the bare base"
+    nothing = f"{'the newest' if newest is last else 'of this round'}: {newest.name}" if newest else "the base model"
     if (stage, setting) == ("ppo", "parent"):
         nothing = "the SFT adapter"
     if setting == "reward":
         nothing = nothing if newest else "none yet"
     named = [a.name for a in reversed(now.adapters) if a.stage in FITTING[stage, setting]]
-    bare = [("the bare base", BARE)] if newest and setting != "reward" else []
+    bare = [("the base model", BARE)] if newest and setting != "reward" else []
     return [(nothing, ""), *bare, *((name, name) for name in named)]
 
 

@@ -59,7 +59,7 @@ def _said(run: RunRow) -> dict[str, str]:
     load = run.parents.get("load", {})
     found = {"stage": run.stage, "base": run.base, "bits": _text(load.get("bits", ABSENT))}
     for role, name in run.parents.get("adapters", {}).items():
-        found[f"{role} adapter"] = "the bare base" if name == "base" else str(name)
+        found[f"{role} adapter"] = "the base model" if name == "base" else str(name)
     found |= {f"rows of {kind}": f"{len(ids):,}" for kind, ids in run.parents.get("data", {}).items()}
     # A role that was left empty is said by the adapter that took it.
     settings = {name: value for name, value in run.settings.items() if f"{name} adapter" not in found}

@@ -232,7 +232,7 @@ def parents(run: RunRow) -> str:
     if run.stage == "ppo" and adapters.get("parent") == "base":
         del adapters["parent"]  # none named: the policy starts as the reference
     return ", ".join(
-        f"{names.get(role, role)} {'the bare base' if name == 'base' else name}" for role, name in adapters.items()
+        f"{names.get(role, role)} {'the base model' if name == 'base' else name}" for role, name in adapters.items()
     )
 
 

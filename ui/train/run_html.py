@@ -29,7 +29,7 @@ NO_RUN = """<div class='run-head empty'><h3>No run yet</h3>
 <ol><li><b>SFT</b> imitates demonstrations: answers that are good as they are.</li>
 <li>The <b>reward model</b> learns from your votes which of two answers you like better.</li>
 <li><b>PPO</b> lets the model practise, and the reward model judges in your place.</li></ol>
-<p>Once a stage is at work, its charts stand here.</p></div>"""
+<p>Charts appear here while training.</p></div>"""
 SAMPLED_STEPS = 12
 """Newest steps whose samples are shown."""
 
