@@ -77,7 +77,6 @@ class Section:
         if state == seen:
             return [gr.skip()] * 12
         again = "Measure again" if drift else "Measure it"
-        try_words = "Estimate again" if tried else "Estimate"
         about = drift_html(drift) if drift else unmeasured_html(policy) if policy else NO_POLICY
         return [
             state,
