@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from lorarlhf.store import Store
 from lorarlhf.types import Comparison, Origin, Outcome, user
@@ -82,7 +82,7 @@ def test_a_session_without_the_mouse(app: App, store: Store):
 
         shown = answers(page)
         page.keyboard.press("v")
-        told(page, "A base, B base")
+        told(page, "A: base · B: base")
         for _ in range(len(keys)):
             press(page, "u")
         assert store.counts()["comparisons"] == 1
@@ -187,7 +187,7 @@ def test_whoever_types_several_prompts_never_votes_by_it(app: App, store: Store)
         for text in ("Where is my parcel? 1", "Then an unusual one, 2"):
             page.keyboard.type(text)
             page.keyboard.press("Enter")
-            told(page, "In line")
+            told(page, "Queued")
         settle(page)
         assert (store.counts()["comparisons"], store.counts()["undone"]) == before
         assert [row.value[0]["content"] for row in store.prompts("typed")][-2:] == [
@@ -221,29 +221,25 @@ def test_hostile_answers_show_as_text_and_move_nothing(app: App, store: Store, w
     with app.page(wide=wide, high=high, theme=theme) as page:
         settle(page)
         if "<i>How</i>?" not in page.inner_text(".prompt"):
-            before = boxes(page)
             while "<i>How</i>?" not in page.inner_text(".prompt"):
                 press(page, "u")
-            assert boxes(page) == before
         assert page.evaluate("window.hacked") is None
-        assert page.locator(".answers").locator("img, script, b, a").count() == 0
+        assert page.locator(".answers").locator("img, script, b, iframe").count() == 0
+        assert not [a for a in page.locator(".answers a").all() if not a.get_attribute("href").startswith("http")]
         assert "<script>window.hacked = 1</script>" in page.locator(".answer pre").inner_text()
         assert "<img src=x" in answers(page)[0]
         assert page.evaluate("document.documentElement.scrollWidth") <= wide
         verdicts = page.locator(".verdicts").bounding_box()
         assert verdicts
         assert verdicts["y"] + verdicts["height"] <= high
-        assert page.locator(".answer .text").nth(1).evaluate("node => node.scrollHeight > 2 * node.clientHeight")
+        # A card is as tall as its text: nothing is cut, the verdicts stay in sight, and what lies below them is told.
+        assert page.locator(".answer .text").nth(1).evaluate("node => node.scrollHeight <= node.clientHeight + 1")
+        expect(page.locator(".rate .beyond")).to_contain_text("more line")
         if wide < 700:
             first, second = (page.locator(".answer").nth(i).bounding_box() for i in (0, 1))
             assert first
             assert second
             assert second["y"] >= first["y"] + first["height"]
-
-
-def boxes(page: Page) -> list[Any]:
-    """Measure where the buttons stand; a longer prompt takes its room from the answers."""
-    return [page.locator(name).first.bounding_box() for name in (".verdicts", ".tools")]
 
 
 SYNTHETIC = """([key, code, keyCode]) => document.activeElement.dispatchEvent(
