@@ -407,6 +407,15 @@ def test_a_new_adapter_is_offered_without_reloading_the_page(desk, rating):
     assert "progress" in told  # what comes next depends on the reward models there are
 
 
+def test_who_never_voted_is_told_what_this_is(desk, rating):
+    assert "teach a small shop assistant manners" in rating.ask({"do": "open"})["welcome"]
+    whole(rating)
+    assert vote(rating)["welcome"] == ""
+    desk.store.undo("comparisons", 1)
+    desk.load_settings = LoadSettings(base="/models/Some-1B")
+    assert "teach Some-1B what you like" in rating.ask({"do": "open"})["welcome"]
+
+
 def test_progress_in_numbers_and_words(desk, rating):
     assert milestone(38, None) == "12 more for a first reward model"
     assert milestone(50, None) == "Enough for a first try. Train the reward model"

@@ -48,7 +48,7 @@ function pace() {
 function show(reply) {
   const changed = reply.stamp !== undefined && reply.stamp !== view.stamp;
   if ("stamp" in reply && "sheet" in reply) view = reply;
-  for (const name of ["progress", "undoable", "revealable", "chosen", "choices"]) if (name in reply) info[name] = reply[name];
+  for (const name of ["progress", "welcome", "undoable", "revealable", "chosen", "choices"]) if (name in reply) info[name] = reply[name];
   if ("choices" in reply) drawChoices();
   if ("progress" in reply) drawProgress();
   if (reply.said !== undefined) say(reply.said, reply.wrong);
@@ -74,6 +74,8 @@ function drawProgress() {
   if (now.pace) parts.push(` · ${now.pace} a minute`);
   parts.push(` · ${now.next}`);
   $(".progress").replaceChildren(...parts);
+  $(".welcome").textContent = info.welcome || "";
+  $(".welcome").hidden = !info.welcome;
   if (now.agreement) $(".progress").append(make("br", {}), now.agreement);
 }
 

@@ -11,6 +11,7 @@ import json
 import random
 import zlib
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from lorarlhf.errors import DataError
@@ -38,6 +39,7 @@ from lorarlhf.ui.rate.recipes import offered, recipe_of
 from lorarlhf.ui.rate.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
 from lorarlhf.ui.rate.tally import progress
 from lorarlhf.ui.rate.vote_history import History, in_words
+from lorarlhf.ui.readiness import FIRST_VOTES
 
 LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000
 
@@ -215,8 +217,10 @@ class RatingDesk:
     def tally(self) -> dict[str, Any]:
         """Say how far the person has come."""
         newest = self._desk.newest("reward")
+        said = progress(self._desk.store, self.chosen.rater, [newest] if newest else [])
         return {
-            "progress": progress(self._desk.store, self.chosen.rater, [newest] if newest else []),
+            "progress": said,
+            "welcome": "" if said["total"] else self._welcome(),
             "undoable": len(self.history),
             "revealable": self._last is not None,
         }
@@ -231,6 +235,14 @@ class RatingDesk:
                 "reasons": list(REASONS),
             },
         }
+
+    def _welcome(self) -> str:
+        """Say to who has never voted what this is."""
+        base = self._desk.load_settings.base
+        pupil = "a small shop assistant manners" if base == "starter" else f"{Path(base).name} what you like"
+        return (
+            f"You are about to teach {pupil}. Read two answers, press 1 to 5. After {FIRST_VOTES} votes it learns."
+        )
 
     # -- how it is done ---------------------------------------------------------------------------------------
 
