@@ -20,6 +20,8 @@ from lorarlhf.workspace import Workspace
 from tests.browser import PATIENCE, App, draw_little, open_tab, ready
 
 EVIL = "<img src=x onerror='document.title=1'> ${alert(2)} {{3*3}} ![x](http://evil.example/x.png)"
+SHOWN = EVIL.partition(" ![")[0]
+"""What Markdown leaves of it: the text, and a link where a picture would have been fetched."""
 SLOW = PATIENCE * 1000
 
 
@@ -130,7 +132,10 @@ def test_an_adapter_is_renamed_exported_imported_and_deleted(app, place, tmp_pat
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(os.listdir(tmp_path / "elsewhere" / "polite"))
 
 
-def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app):
+def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
     with app.page() as page:
         ready(page)
         open_tab(page, "Models")
@@ -140,6 +145,12 @@ def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app):
         page.locator("#load-remote input").uncheck()
         base = page.locator("#load-base input")
         base.fill("/nowhere/at/all")
+        base.press("Enter")
+        page.click("#load-button")
+        # A slip of the pen costs nothing: the engine goes on.
+        expect(page.get_by_text("there is no folder /nowhere/at/all").first).to_be_visible()
+        expect(page.locator("#status .ready")).to_contain_text("starter")
+        base.fill(str(broken))
         base.press("Enter")
         page.click("#load-button")
         expect(page.locator("#notice-text")).to_contain_text("back to starter", timeout=SLOW)
@@ -157,7 +168,7 @@ def test_data_is_found_mended_brought_in_and_taken_out(app, place, tmp_path):
         page.get_by_role("option", name="bob").click()
         expect(page.locator("#rows li")).to_have_count(1)
         page.click("#rows li button")
-        expect(page.locator("#row-whole .reply").first).to_contain_text(EVIL)
+        expect(page.locator("#row-whole .reply").first).to_contain_text(SHOWN)
         assert page.locator("#rows img, #row-whole img").count() == 0
         page.click("#delete-row")
         expect(page.locator("#told")).to_have_text("No rows")
@@ -219,7 +230,7 @@ def test_adapters_answer_side_by_side_and_chat(app):
         expect(page.locator("#answers .score")).to_have_count(panels.count(), timeout=SLOW)
         assert page.locator("#answers .words").all_inner_texts() == texts  # same seed, same answers
 
-        page.get_by_role("button", name="How answers are drawn").click()
+        page.get_by_role("button", name="Sampling").click()
         page.locator("#max-tokens input").fill("4000")
         page.locator("#temperature input").fill("2")
         page.click("#ask")
@@ -236,7 +247,7 @@ def test_adapters_answer_side_by_side_and_chat(app):
             page.keyboard.press("Enter")
             expect(page.locator("#chat .turn")).to_have_count(2 * turn + 2, timeout=SLOW)
             expect(page.locator("#send")).to_be_enabled(timeout=SLOW)
-        expect(page.locator("#chat .turn.user").first).to_contain_text(EVIL)
+        expect(page.locator("#chat .turn.user").first).to_contain_text(SHOWN)
         assert page.locator("#chat img, #answers img").count() == 0
         page.click("#bad-answer")
         expect(page.locator("#chat-noted")).to_contain_text("Noted")

@@ -85,6 +85,8 @@ class Desk:
         """The engine ends, and with it the base it has, to be started anew."""
         self._before: LoadSettings | None = None
         """The base to go back to when the one that is being loaded cannot be."""
+        self._going_back = False
+        """The base that is being loaded is the one of before: that another could not be is still to be read."""
         self._deaths: list[float] = []
         self._shelf: tuple[Any, list[SavedAdapter]] = (None, [])
         self._steps: tuple[Any, list[SavedAdapter]] = (None, [])
@@ -157,6 +159,7 @@ class Desk:
         """Replace the base; return at once. A run at work is saved. If the new one fails, the old one comes back."""
         with self._switching:
             self._before = self._before or (self.load_settings if self.fingerprint else None)
+            self._going_back = False
             self._restart(load)
 
     def cancel_loading(self) -> None:
@@ -369,8 +372,9 @@ class Desk:
         error = job.future.exception()
         if error is None:
             self._before, self.memory = None, job.result()
-            for old in [old for old in self.notices if old.about == BASE]:
+            for old in [old for old in self.notices if old.about == BASE and not self._going_back]:
                 self.notices.remove(old)  # what was wrong with another base is over
+            self._going_back = False
             load = self.load_settings
             # What people say from now on is about this base, and only what was said about it counts.
             self.store.belong(self.fingerprint)
@@ -381,6 +385,7 @@ class Desk:
             back, self._before = self._before, None
             self.notices.append(Notice(f"{error}; back to {back.base}" if back else str(error), about=BASE))
             if back:
+                self._going_back = True
                 self._restart(back)
 
     def _died(self) -> None:

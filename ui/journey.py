@@ -75,7 +75,7 @@ def decided(policy: SavedAdapter, duels: Sequence[DuelVote]) -> bool:
 def journey_html(stops: Sequence[Stop]) -> str:
     """Write the stops as a row of buttons."""
     items = "".join(
-        f"<li class='{stop.state}'><button type='button' data-name='' data-go='{escape(stop.go, quote=True)}' "
+        f"<li class='{stop.state}'><button type='button' data-name='way' data-go='{escape(stop.go, quote=True)}' "
         f"data-section='{escape(stop.section, quote=True)}'{' aria-current=step' if stop.state == NOW else ''}>"
         f"<i aria-hidden='true'></i>{escape(stop.words)}<span class='sr'> ({TITLES[stop.state]})</span></button></li>"
         for stop in stops

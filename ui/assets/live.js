@@ -4,7 +4,7 @@
 let seen = "";
 const mark = () => element.querySelectorAll("[data-name]").forEach((button) => {
   const chosen = button.dataset.name === props.chosen;
-  button.setAttribute("aria-pressed", chosen);
+  if (button.hasAttribute("aria-pressed")) button.setAttribute("aria-pressed", chosen);
   button.closest("tr, li")?.classList.toggle("chosen", chosen);
 });
 const look = async () => {

@@ -240,9 +240,7 @@ class RatingDesk:
         """Say to who has never voted what this is."""
         base = self._desk.load_settings.base
         pupil = "a small shop assistant manners" if base == "starter" else f"{Path(base).name} what you like"
-        return (
-            f"You are about to teach {pupil}. Read two answers, press 1 to 5. After {FIRST_VOTES} votes it learns."
-        )
+        return f"You are about to teach {pupil}. Read two answers, press 1 to 5. After {FIRST_VOTES} votes it learns."
 
     # -- how it is done ---------------------------------------------------------------------------------------
 
