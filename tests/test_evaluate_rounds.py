@@ -267,6 +267,9 @@ def test_the_table_says_what_is_known(place):
     second_round(place, right=15, of=40)
     found = figures(place)
     assert cells(found.rows[0])[2] == "5 (1 from files)"
+    # Who wrote what was voted on, whoever answers in that round by now.
+    assert cells(replace(found.rows[0], wrote=("base", "sft-1")))[1] == "base, sft-1"
+    assert found.rows[1].wrote == ("ppo-1",)
     assert cells(found.rows[1])[:4] == ("2", "ppo-1", "43 of people (1 from files), 1 scripted", "reward-2")
     assert where(found) == "Round 3: ppo-2 answers, with 0 votes so far"
     assert "1 pair of the next round not scored by reward-1: `lorarlhf judge reward reward-1`" in told(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,8 @@ class Figures:
     wins: Result | None
     """Blind votes of people on the policy against the adapter that answered in this round."""
     drift: Drifted | None
+    wrote: tuple[str, ...] = ()
+    """Who wrote the answers that were voted on, most often first; empty where nobody is known to have."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def rounds_of(
     alone = Counter(homes[row] for row in unsigned if row in homes)
     blind, back = [vote for vote in store.duel_votes() if vote.judge == PEOPLE], store.taken_back()
     led = {one.key for one in course.path()}
+    names = {base: BARE} | {saved.hash: saved.name for saved in adapters}
     found = []
     for one in course.rounds.values():
         reward, policy = course.reward(one), course.policy(one)
@@ -145,10 +148,17 @@ def rounds_of(
                 policy=policy.name if policy else "",
                 wins=result_of(blind, policy.hash, one.hash, taken_back=back) if policy else None,
                 drift=_drifted(store, policy) if policy else None,
+                wrote=_wrote((row for row in said if homes.get((row.kind, row.id)) == one.key), names),
             )
         )
     best, against = keep_best(blind, course, checkpoints)
     return Rounds(course, tuple(found), best, against)
+
+
+def _wrote(rows: Iterable[Row[Any]], names: dict[str, str]) -> tuple[str, ...]:
+    """Name the adapters here that wrote what was voted on, most often first."""
+    counted = Counter(names[hash] for row in rows for hash in row.value.origin.adapter_hashes if hash in names)
+    return tuple(name for name, _ in counted.most_common())
 
 
 def _says(row: Row[Any]) -> bool:

@@ -23,7 +23,7 @@ def cells(row: Figures) -> tuple[str, ...]:
     """Write a round as a row of the table, in the order of `HEADS`."""
     return (
         str(row.number),
-        row.name,
+        ", ".join(row.wrote) or row.name,
         _votes(row),
         row.reward or UNKNOWN,
         _share(row.heldout),
