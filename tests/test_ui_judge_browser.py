@@ -54,7 +54,7 @@ def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_star
         ready(page)
         open_section(page, "Rounds")
         open_tab(page, "Train")
-        expect(page.locator("#next-text")).to_contain_text("reward-1 is trained: look how good it is")
+        expect(page.locator("#next-text")).to_contain_text("reward-1 is ready. Check it before PPO")
         page.click("#next-do")
         expect(page.locator("#reward-health")).to_be_visible()  # also where another section was open
         open_tab(page, "Train")
@@ -108,7 +108,7 @@ def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_star
         page.reload()  # everything is there at once: it is stored
         expect(page.locator("#reward-health h3")).to_contain_text("reward-1 is right about", timeout=10_000)
         open_tab(page, "Train")
-        expect(page.locator("#next-text")).to_contain_text("train the policy with PPO")
+        expect(page.locator("#next-text")).to_contain_text("or try PPO now")
     with Workspace(app.workspace).store() as store:
         assert store.comparisons()[-1].value.repeats
 

@@ -114,7 +114,7 @@ def test_a_round_is_gone_back_to_and_rate_and_train_go_by_it(app):
         expect(page.locator("#judged input")).to_be_visible()  # there is the reward model to be looked at
 
         open_tab(page, "Train")
-        expect(page.locator("#next-text")).to_contain_text("reward-1 is trained: look how good it is", timeout=SLOW)
+        expect(page.locator("#next-text")).to_contain_text("reward-1 is ready. Check it before PPO", timeout=SLOW)
         open_tab(page, "Rate")
         expect(page.locator("#rate [data-choice=first] option").first).to_have_text(
             "current model (sft-1)", timeout=SLOW

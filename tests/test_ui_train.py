@@ -100,6 +100,12 @@ def test_the_next_step_goes_round_the_loop(store):
         (Standing(votes=110, adapters=[sft, reward, ppo]), "reward", "110 votes, 50 of them new"),
         (Standing(votes=60, adapters=[sft, ppo, adapter("reward-2", "4")]), "ppo", "reward-2 is a first try"),
     ]
+    assert (
+        next_step(Standing(votes=41, adapters=[sft, reward])).why == "Rate 109 more to make it usable, or try PPO now."
+    )
+    sure = adapter("reward-1", "2", **{"eval/accuracy": 0.84, "eval/votes": 25})
+    told = "reward-1 agrees with you in 84% of 25 test votes. Train with PPO"
+    assert next_step(Standing(votes=60, adapters=[sft, sure])).text == told
     for now, do, text in ladder:
         step = next_step(now)
         assert (step.do, text in step.text) == (do, True), step

@@ -210,9 +210,11 @@ def _first_try(now: Standing, reward: SavedAdapter) -> Step:
         why = "The policy practises on your prompts, and the reward model says how well it does."
         return Step(text, why, "Train with PPO", "ppo")
     known = f"it agrees with {right * tested:.0f} of {tested:.0f} test votes" if tested else "it has no test votes"
-    more, name = Readiness(now.votes).next
-    text = f"{reward.name} is {Readiness(max(now.votes, FIRST_VOTES)).level}: {known}, too few to say how good it is"
-    return Step(text, f"Rate {more} more to make it {name}, or try PPO now.", "Try PPO", "ppo")
+    ready = Readiness(max(now.votes, FIRST_VOTES))  # it is there: a first try at least
+    more, name = ready.next
+    rate = f"Rate {more + ready.votes - now.votes} more to make it {name}" if name else "Keep more votes apart"
+    text = f"{reward.name} is {ready.level}: {known}, too few to say how good it is"
+    return Step(text, f"{rate}, or try PPO now.", "Try PPO", "ppo")
 
 
 def milestone(now: Standing) -> str:
