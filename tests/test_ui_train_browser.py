@@ -162,8 +162,9 @@ def test_stages_queue_up_and_their_runs_are_compared_and_saved(app, tmp_path):
         page.wait_for_selector("#runs li:has-text('wide') .pill.done", timeout=LONG)
         assert waiting.count() == 0
         assert page.locator("#runs li:has-text('narrow') .pill.done").count() == 1
-        assert page.locator("#notice:visible").count() == 1
+        # That the one before is done was no news any more when this one began.
         page.wait_for_selector("#notice-text:has-text('wide is done')")
+        assert page.locator("#notice:visible").count() == 1
 
         # Both over each other, with the one setting in which they differ.
         page.locator("#runs button.name:has-text('wide')").click()
