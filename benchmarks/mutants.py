@@ -21,6 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 STAGES, WIRED, FREE, KEPT = ((f"tests/test_{name}.py",) for name in ("stages", "wiring", "rates", "loop"))
 PAIRED, SPOKEN = ((f"tests/test_{name}.py",) for name in ("pairs", "chat"))
+APART, REFUSED = ((f"tests/test_{name}.py",) for name in ("bases_apart", "export_refused"))
 
 
 class Mutant(NamedTuple):
@@ -36,6 +37,7 @@ class Mutant(NamedTuple):
 PPO, ROLL, REWARD, SFT = (f"lorarlhf/train/{name}.py" for name in ("ppo", "rollout", "reward", "sft"))
 COMMON, OPTIM, LOOP, PACE = (f"lorarlhf/train/{name}.py" for name in ("common", "optim", "loop", "pace"))
 RATES, CRITIC, ORDER = (f"lorarlhf/train/{name}.py" for name in ("rates", "critic", "order"))
+VOTES, REPLAY = "lorarlhf/store/votes.py", "lorarlhf/export/replay.py"
 BUILD, RUN = "lorarlhf/engine/stages.py", "lorarlhf/engine/training.py"
 GAE, KL, LOSSES, STATS, LOGPROBS, PROBE, INTERVALS = (
     f"lorarlhf/algo/{name}.py" for name in ("gae", "kl", "losses", "statistics", "logprobs", "probe", "intervals")
@@ -155,6 +157,28 @@ MUTANTS = (
     Mutant("updates too far are kept", PPO, "while moved > most and kept > LEAST_KEPT:", "while False:", FREE),
     Mutant("evidence of nothing", INTERVALS, "mean < -errors * math.sqrt(variance / count)", "True", FREE + KEPT),
     Mutant("the probe knows no ties", PROBE, "(p_P - target_P)", "(p_P - 1.0)", FREE),
+    # what was found since
+    Mutant("rounding is taken for movement", PPO, "if self._exact or near > ROUNDING * tokens:", "if True:", FREE),
+    Mutant("cut answers decide everything", PPO, "if sum(ended) >= OFTEN_CUT * len(ended) else None", "", FREE),
+    Mutant("a reward model's sums on the processor", REWARD,
+           "float(right)], device=base.device)",
+           "float(right)])",
+           ("tests/test_card.py",)),
+    Mutant("other bases' votes count", VOTES, "base IN ('', (SELECT base FROM scope))", "1", APART),
+    Mutant("an engine forgets its base", "lorarlhf/engine/core.py",
+           'self.store.belong(str(base.identity["fingerprint"]))',
+           "pass",
+           WIRED),
+    Mutant("the app forgets its base", "ui/desk.py",
+           "            self.store.belong(self.fingerprint)\n",
+           "",
+           ("tests/test_ui_desk.py",)),
+    Mutant("votes are not practised on", "lorarlhf/data/practice.py",
+           'store.lessons("ppo") if "votes" in sources',
+           '[] if "votes" in sources',
+           APART + WIRED),
+    Mutant("an export may run on", REPLAY, "len(answer) > ENDS_AFTER + 1", "False", REFUSED),
+    Mutant("an export may read other tokens", REPLAY, "if asked != rows[number][0]:", "if False:", REFUSED),
     Mutant("B means A", PAIRS, "comparison = comparison.swap()", "pass", PAIRED),
     Mutant("a ranking counts as all its pairs", PAIRS, "weight=1 / len(couples)", "weight=1.0", PAIRED),
     Mutant("answers without an end", CHAT, "return [*ids, eos_id] if end", "return [*ids] if end", SPOKEN),

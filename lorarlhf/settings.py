@@ -19,6 +19,8 @@ from lorarlhf.errors import SettingsError
 S = TypeVar("S", bound="Settings")
 Passes = Annotated[float, Field(gt=0, le=1000)] | Literal["auto"]
 Rate = Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
+PRACTICE_SOURCES = ("imported", "typed", "votes", "demonstrations")
+"""Where prompts that a policy practises on can come from."""
 Cap = Annotated[float, Field(ge=-1000, le=1000)] | Literal["auto"]
 
 
@@ -179,7 +181,7 @@ class PPOSettings(LoraSettings, OptimSettings):
         "imported, typed, votes",
         "Prompts to practise on: any of imported, typed, votes (those you voted on), demonstrations",
         basic=True,
-        several=("imported", "typed", "votes", "demonstrations"),
+        several=PRACTICE_SOURCES,
     )
     temperature: float = knob(1.0, "Sampling temperature; divides every log-probability too", gt=0, le=5)
     top_p: float = knob(1.0, "Nucleus of the sampling; below 1 biases PPO and is only for experiments", gt=0, le=1)

@@ -27,6 +27,7 @@ class FakeEngine:
         self.jobs: list[Any] = []
         self.alive, self.held = True, threading.Event()
         self.held.set()
+        self.ended = True
         self.answer: Callable[[int, int], str] = lambda call, k: f"answer {call}.{k}"
 
     def generate(self, prompts: list[Any], n: int, sampling: SamplingSettings, adapter: str = "") -> Job:
@@ -41,7 +42,8 @@ class FakeEngine:
                 return job._end(EngineDied("the engine was killed"))
             texts = [self.answer(call, k) for k in range(n)]
             job._update(rows=[[k, text] for k, text in enumerate(texts)])
-            return job._end([[{"tokens": [], "text": text, "ended": True} for text in texts]])
+            answers = [{"tokens": [], "text": text, "ended": self.ended or k > 0} for k, text in enumerate(texts)]
+            return job._end([answers])
 
         threading.Thread(target=work, daemon=True).start()
         return job

@@ -12,6 +12,8 @@ import pytest
 
 from lorarlhf import __version__, cli
 from lorarlhf.settings import STAGES
+from lorarlhf.store import OTHERS
+from lorarlhf.workspace import Workspace
 from tests.conftest import Run
 
 VOTES = [
@@ -125,6 +127,16 @@ def test_a_bug_is_one_line_too_and_its_traceback_a_file(lorarlhf: Run, monkeypat
     assert said == "lorarlhf: unexpected ZeroDivisionError: by design"
     assert "Traceback" in Path(report).read_text()
     Path(report).unlink()
+
+
+def test_votes_of_other_bases_count_once_they_are_let(lorarlhf: Run, tmp_path: Path) -> None:
+    place = tmp_path / "w"
+    assert lorarlhf("votes", "--other-bases", "on", "--workspace", str(place)).status == 0
+    with Workspace(place).store() as store:
+        assert store.get_meta(OTHERS) is True
+    lorarlhf("votes", "--other-bases", "off", "--workspace", str(place))
+    with Workspace(place).store() as store:
+        assert store.get_meta(OTHERS) is False
 
 
 def test_votes_come_in_once_and_go_out_as_one_json_value_each_time(lorarlhf: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from lorarlhf.adapters import AdapterBank
 from lorarlhf.base import load_base
 from lorarlhf.data.chat import encode_prompt
 from lorarlhf.errors import AdapterError, ExportError, StoreError
-from lorarlhf.export import exporting, gguf_format
+from lorarlhf.export import children, exporting, gguf_format
 from lorarlhf.export.children import run_child, why
 from lorarlhf.export.exporting import Order, export
 from lorarlhf.export.origin import Origin, check_classifier, load_of, origin_of
@@ -113,6 +114,47 @@ def test_lines_of_a_readme_that_read_otherwise_than_training_are_refused(
     with pytest.raises((ExportError, SystemExit), match=said):
         export(order(saved, tmp_path / "out", bank), ours(bank))
     assert not (tmp_path / "out").exists()
+
+
+PARTS = tiny.CHATML.replace("m['content']", "(m['content'][0]['text'] if m['content'] is not string else '')")
+DATED = "{{ strftime_now('%Y-%m-%d') }}" + tiny.CHATML
+THINKS = tiny.CHATML.replace("assistant\n' }}", "assistant\n<think>\n\n</think>\n\n' }}")
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [(PARTS, '"type": "text"'), (DATED, "DAY.sub(lambda call: repr(date(2026, 1, 1)"), (THINKS, "whole[len(before)")],
+)
+def test_a_reward_readme_builds_rows_as_training_did_whatever_the_template(tmp_path, here, template, line):
+    assert template != tiny.CHATML
+    folder = tiny.save(tmp_path / "llama", chat=template)
+    bank = AdapterBank(load_base(LoadSettings(base=str(folder), bits=16, compute="fp32", device="cpu")))
+    for stage in ("reward", "ppo"):
+        saved = make(bank, tmp_path / "mine" / stage, stage, 0.3)
+        export(order(saved, tmp_path / stage, bank), ours(bank))  # its check runs the lines and compares
+        assert line in (tmp_path / stage / "README.md").read_text() or stage == "ppo"
+    assert any(json.loads(Path(here.jobs[0]["said"]).read_text()))
+
+
+def test_programs_of_an_export_that_stay_on_the_processor_see_no_card(monkeypatch):
+    seen = {}
+
+    class Child:
+        returncode = 0
+
+        def __init__(self, command, **options):
+            seen.update(options["env"])
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(children.subprocess, "Popen", Child)
+    run_child("replay", {"jobs": [], "hide_gpus": True}, "reading", lambda: None)
+    assert seen["CUDA_VISIBLE_DEVICES"] == ""
+    seen.clear()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    run_child("replay", {"jobs": []}, "reading", lambda: None)
+    assert "CUDA_VISIBLE_DEVICES" not in seen
 
 
 def test_a_merged_model_that_a_plain_generate_would_not_stop_is_refused(bank, tmp_path, here, monkeypatch):

@@ -112,6 +112,27 @@ def test_a_base_that_cannot_be_loaded_brings_the_old_one_back(desk, load, tmp_pa
     assert desk.store.get_meta("load")["base"] == load.base
 
 
+def test_votes_belong_to_the_base_that_is_loaded_also_when_the_app_comes_again(workspace, load, tmp_path):
+    other = load.model_copy(update={"base": str(tiny.save(tmp_path / "other", arch="llama"))})
+    desk = Desk(workspace, load).open()
+    wait(lambda: desk.status().state == "ready")
+    first = desk.fingerprint
+    desk.store.add_demonstration(Demonstration(user("about the first?"), "yes"))
+    desk.switch_base(other)
+    wait(lambda: desk.status().state == "ready" and desk.fingerprint not in ("", first))
+    assert len(desk.store.demonstrations()) == 16  # those of a file count everywhere
+    desk.store.add_demonstration(Demonstration(user("about the other?"), "no"))
+    assert [row.base for row in desk.store.demonstrations()][-1] == desk.fingerprint
+    desk.close()
+    again = Desk(workspace, load).open()
+    try:
+        # Known before the base is there: no page shows another base's votes for a moment.
+        assert again.store.base == first
+        assert [row.value.prompt for row in again.store.demonstrations()][-1] == user("about the first?")
+    finally:
+        again.close()
+
+
 def test_loading_another_base_replaces_the_old_one_or_is_cancelled(desk, load):
     wait(lambda: desk.status().state == "ready")
     process = desk.engine.pid

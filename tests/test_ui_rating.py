@@ -407,6 +407,13 @@ def test_a_new_adapter_is_offered_without_reloading_the_page(desk, rating):
     assert "progress" in told  # what comes next depends on the reward models there are
 
 
+def test_an_answer_that_the_limit_ended_says_so_where_it_stands(desk, rating):
+    desk.engine.ended = False  # the first of two is cut
+    sheet = whole(rating)["sheet"]
+    assert sheet["cut"] == [text.endswith(".0") for text in sheet["answers"]]
+    assert sum(sheet["cut"]) == 1
+
+
 def test_who_never_voted_is_told_what_this_is(desk, rating):
     assert "teach a small shop assistant manners" in rating.ask({"do": "open"})["welcome"]
     whole(rating)

@@ -12,7 +12,8 @@ from lorarlhf.engine.training import _request, train
 from lorarlhf.errors import TrainingError
 from lorarlhf.forward import map_sequences, sequence_scores
 from lorarlhf.sampling import scored_row
-from lorarlhf.settings import PPOSettings, RewardSettings, SFTSettings
+from lorarlhf.settings import STAGES, PPOSettings, RewardSettings, SFTSettings
+from lorarlhf.store import OTHERS
 from lorarlhf.train.reward import RewardStage
 from lorarlhf.train.rollout import RewardScorer
 from lorarlhf.train.sft import SFTStage
@@ -97,6 +98,33 @@ def test_a_copied_adapter_has_its_parents_shape_or_is_refused(engine):
     with pytest.raises(TrainingError, match="targets q_proj cannot be had"):
         _request(engine, "reward", RewardSettings(targets="q_proj"), "")
     assert _request(engine, "reward", RewardSettings(rank=4, parent="base"), "").settings.rank == 4
+
+
+def test_stages_learn_from_what_belongs_to_their_base(tmp_path):
+    made = open_small(tmp_path)
+    made.store.belong("another base")
+    teach(made.store)
+    asked = {stage: STAGES[stage].parse({**SMALL, **(PPO if stage == "ppo" else {})}) for stage in STAGES}
+    made.store.belong(made.base.identity["fingerprint"])
+    for stage, there in (("sft", "12 demonstrations"), ("reward", "12 comparisons")):
+        with pytest.raises(TrainingError, match=f"other bases have {there}.*--other-bases on"):
+            _request(made, stage, asked[stage], "")
+    made.store.set_meta(OTHERS, True)
+    assert len(_request(made, "reward", asked["reward"], "").data["comparisons"]) == 12
+    made.store.close()
+    # An engine counts for its base as soon as that is there.
+    again = open_small(tmp_path)
+    again.store.set_meta(OTHERS, False)
+    assert len(again.store.demonstrations()) == 12
+    _ = again.base
+    assert again.store.demonstrations() == []
+    again.store.close()
+
+
+def test_a_policy_practises_on_what_its_setting_names(engine):
+    for sources, kinds in (("typed", {"demonstrations"}), ("votes", {"comparisons"}), ("imported", {"prompts"})):
+        data = _request(engine, "ppo", PPOSettings(**{**PPO, "practise_on": sources}), "").data
+        assert {kind for kind, ids in data.items() if ids} == kinds, sources
 
 
 def test_a_conversation_the_template_refuses_is_left_out_and_named(engine, monkeypatch):

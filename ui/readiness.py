@@ -37,14 +37,22 @@ class Readiness:
         return f"{self.votes:,} votes: {self.level}, {more:,} more for {name}"
 
 
+def missing_votes(votes: int, fresh: int | None) -> str:
+    """Say how many votes are left before training makes sense; empty where it does.
+
+    `fresh` are those since the newest reward model, if there is one.
+    """
+    if fresh is None:
+        return f"{FIRST_VOTES - votes} more for a first reward model" if votes < FIRST_VOTES else ""
+    return f"{FRESH_VOTES - fresh} more before it pays to retrain" if fresh < FRESH_VOTES else ""
+
+
 def milestone(votes: int, fresh: int | None) -> str:
-    """Say what the next votes are good for; `fresh` are those since the newest reward model, if there is one."""
-    if fresh is None and votes < FIRST_VOTES:
-        return f"{FIRST_VOTES - votes} more for a first reward model"
+    """Say what the next votes are good for, or what the votes there are would be good for now."""
+    if left := missing_votes(votes, fresh):
+        return left
     if fresh is None:
         return f"Enough for {Readiness(votes).level}. Train the reward model"
-    if fresh < FRESH_VOTES:
-        return f"{FRESH_VOTES - fresh} more before it pays to retrain"
     if votes < RELIABLE_VOTES:
         return f"Retrain now, or keep going: about {RELIABLE_VOTES} votes make it reliable"
     return f"Retrain: {fresh:,} new votes"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lorarlhf.settings import PRACTICE_SOURCES
 from lorarlhf.store import Row, Store
 from lorarlhf.store.codec import prompt_of
 from lorarlhf.types import Prompt, prompt_key
 
 TYPED = "typed"
 """List of the workspace's prompts that keeps what the person typed."""
-SOURCES = ("imported", "typed", "votes", "demonstrations")
 Rows = dict[str, list[Row[Any]]]
 
 
@@ -43,7 +43,15 @@ def unique(prompts: Iterable[Prompt]) -> list[Prompt]:
 
 
 def practice_counts(store: Store) -> dict[str, int]:
-    """Count the different prompts of each source."""
-    rows = {source: practice_rows(store, [source]) for source in SOURCES[:3]}
-    counts = {name: len(prompts_in({**found, "demonstrations": []})) for name, found in rows.items()}
-    return counts | {"demonstrations": len(unique(row.value.prompt for row in store.demonstrations()))}
+    """Count the different prompts of each source, without reading a row: pages ask for it after every vote."""
+    rows = store.query(_COUNTS, (TYPED, TYPED))[0]
+    return {source: int(rows[source]) for source in PRACTICE_SOURCES}
+
+
+_COUNTS = """SELECT
+    (SELECT count(DISTINCT prompt) FROM live_prompts WHERE queue != ?) AS imported,
+    (SELECT count(DISTINCT prompt) FROM live_prompts WHERE queue = ?) AS typed,
+    (SELECT count(*) FROM (SELECT prompt FROM live_comparisons
+        WHERE id NOT IN (SELECT comparison FROM duel_votes WHERE comparison IS NOT NULL)
+        UNION SELECT prompt FROM live_rankings)) AS votes,
+    (SELECT count(DISTINCT prompt) FROM live_demonstrations) AS demonstrations"""

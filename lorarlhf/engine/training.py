@@ -175,7 +175,9 @@ def _request(engine: Engine, stage: str, settings: Settings, name: str) -> Reque
         rows = {kind: getattr(engine.store, kind)() for kind in DATA[stage]}
     if stage == "reward":
         rows["comparisons"] = engine.store.lessons(stage)
-    _check_data(engine.store, rows)
+    # Demonstrations alone make no reward model: there they only tell where 0 is.
+    taught = {kind: found for kind, found in rows.items() if (stage, kind) != ("reward", "demonstrations")}
+    _check_data(engine.store, taught)
     data = {kind: [row.id for row in found] for kind, found in rows.items()}
     return Request(stage, settings, adapter, parents, data)
 

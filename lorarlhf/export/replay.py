@@ -115,7 +115,7 @@ def check_words(
 
 def _check_ended(job: dict[str, Any], answer: list[int], who: str) -> None:
     if job["end"] is not None and len(answer) > ENDS_AFTER + 1:
-        sys.exit(f"{who} would not stop where an answer ends; the end mark is missing in generation_config.json")
+        sys.exit(f"{who} would not stop where an answer ends: it does not know the end mark")
 
 
 @contextmanager

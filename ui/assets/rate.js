@@ -152,10 +152,7 @@ function cutNote(box, sheet, place) {
   if (!sheet?.whole || !sheet.cut[place]) return;
   const limit = info.chosen.max_new_tokens ?? info.choices.max_new_tokens;
   const longer = make("button", { type: "button" }, `Allow ${2 * limit}`);
-  longer.addEventListener("click", async () => {
-    await prefer({ max_new_tokens: 2 * limit });
-    press("again");
-  });
+  longer.addEventListener("click", () => prefer({ max_new_tokens: 2 * limit })); // draws everything again
   box.append(make("p", { className: "cut" }, `cut at ${limit} tokens`, longer));
 }
 

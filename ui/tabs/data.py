@@ -12,6 +12,7 @@ import gradio as gr
 
 from lorarlhf.data.exporting import EXPORT_FORMATS
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.store import OTHERS
 from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import Filters
@@ -55,7 +56,7 @@ def _others(desk: Desk, tab: gr.Tab) -> None:
 
     def look() -> Any:
         on, others = bool(desk.store.get_meta(OTHERS, False)), desk.store.elsewhere()
-        told = ", ".join(f"{count:,} {kind}" for kind, count in others.items() if count)
+        told = ", ".join(counted(count, kind.removesuffix("s")) for kind, count in others.items() if count)
         label = f"Also use what was said about other models: {told}"
         return gr.update(visible=bool(told) or on, value=on, label=label if told else box.label)
 

@@ -17,7 +17,7 @@ from lorarlhf.figures import duration
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.settings import PPOSettings
 from lorarlhf.store import RunRow, Store
-from lorarlhf.ui.readiness import FIRST_VOTES, FRESH_VOTES, Readiness
+from lorarlhf.ui.readiness import FIRST_VOTES, FRESH_VOTES, Readiness, missing_votes
 
 FEWEST_DEMONSTRATIONS = 10
 """Fewer teach no manner of answering."""
@@ -219,11 +219,7 @@ def _first_try(now: Standing, reward: SavedAdapter) -> Step:
 
 def milestone(now: Standing) -> str:
     """Say how many votes are left to the next milestone; empty where it is reached."""
-    first = now.newest("reward") is None
-    left = FIRST_VOTES - now.votes if first else FRESH_VOTES - now.fresh_votes()
-    if left <= 0:
-        return ""
-    return f"{left} more for a first reward model" if first else f"{left} more before it pays to retrain"
+    return missing_votes(now.votes, now.fresh_votes() if now.newest("reward") else None)
 
 
 def missing(stage: str, now: Standing) -> str:
@@ -235,10 +231,8 @@ def missing(stage: str, now: Standing) -> str:
     if stage == "sft" and not now.demonstrations:
         return "No demonstrations yet: import some under Data, or write better answers while you rate."
     if stage == "reward" and not now.clear and now.elsewhere:
-        return (
-            f"No votes on this base yet, but {now.elsewhere:,} on others: rate some pairs, or let those count too "
-            + ("under Data.")
-        )
+        there = f"{now.elsewhere:,} on others"
+        return f"No votes on this base yet, but {there}: rate some pairs, or let those count too under Data."
     if stage == "reward" and not now.clear:
         return "No votes that prefer an answer yet: rate some pairs, or import comparisons under Data."
     if stage == "ppo" and now.newest("reward") is None:
