@@ -8,7 +8,6 @@ Every mutant is made in a copy of the tree, one after the other. Prints one JSON
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks.record import circumstances, write
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES, WIRED, FREE, KEPT = ((f"tests/test_{name}.py",) for name in ("stages", "wiring", "rates", "loop"))
@@ -212,6 +213,7 @@ def main() -> None:
     """Try all mutants, and say which live."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="mutants whose name holds this")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -226,7 +228,8 @@ def main() -> None:
             rows[-1]["seconds"] = round(time.perf_counter() - began, 1)
             print(f"{'killed' if dead else 'LIVES '}  {mutant.name}", file=sys.stderr)
     alive = [row["mutant"] for row in rows if not row["killed"]]
-    print(json.dumps({"mutants": len(rows), "killed": len(rows) - len(alive), "alive": alive, "rows": rows}, indent=2))
+    counts = {"mutants": len(rows), "killed": len(rows) - len(alive), "alive": alive}
+    write(circumstances() | counts | {"rows": rows}, args.out)
     sys.exit(bool(alive))
 
 
