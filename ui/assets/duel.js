@@ -5,7 +5,7 @@
 const LOOK_MS = { drawing: 200, idle: 1500 };
 const KEYS = { ...VERDICT_KEYS, undo: ["u"], type: ["w"] };
 const BY_KEY = Object.fromEntries(Object.entries(KEYS).flatMap(([name, keys]) => keys.map((key) => [key, name])));
-const TOOLS = [["undo", "Take back", "U"], ["type", "Own prompt", "W"], ["next", "Draw again", ""]];
+const TOOLS = [["undo", "Undo", "U"], ["type", "Own prompt", "W"], ["next", "Draw again", ""]];
 
 const root = element.querySelector(".duel");
 const $ = (selector) => root.querySelector(selector);

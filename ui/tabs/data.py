@@ -90,7 +90,7 @@ class Rows:
                 )
                 for label in ("Outcome", "Rater", "List")
             ]
-            self.gone = gr.Checkbox(label="Show deleted", min_width=150, elem_id="by-gone")
+            self.gone = gr.Checkbox(label="Show deleted", min_width=240, elem_id="by-gone")
         self.list = listing(LOOKS, elem_id="rows", opens="row")
         with gr.Row(elem_classes="middle"):
             self.newer = gr.Button("Newer", size="sm", scale=0, min_width=80, elem_id="newer")
