@@ -2,8 +2,8 @@
 
     python -m benchmarks.mutants [--only WORD] [--out FILE]
 
-Every mutant is made in a copy of the tree, one after the other. The app (`ui/`) is none of it: Python finds that where it
-is installed. Prints one JSON value; exit status 1 where one lives.
+Every mutant is made in a copy of the tree, one after the other. The app (`ui/`) is left out: Python would find the one
+that is installed. Prints one JSON value; exit status 1 where one lives.
 """
 
 from __future__ import annotations
