@@ -22,6 +22,7 @@ from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import PRACTICE, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.train.charts import as_json, overlaid
 from lorarlhf.ui.train.comparing import numbers_csv as as_csv
+from lorarlhf.ui.train.end_card import card_html
 from lorarlhf.ui.train.forms import defaults
 from lorarlhf.ui.train.look_first import LookFirst
 from lorarlhf.ui.train.parts import run_part, stage_part
@@ -329,7 +330,7 @@ class Page:
 
     def _no_run(self) -> Updates:
         hidden = gr.update(visible=False)
-        folds: Updates = {self.run.samples_fold: hidden, self.run.log_fold: hidden}
+        folds: Updates = {self.run.after: "", self.run.samples_fold: hidden, self.run.log_fold: hidden}
         return {self.run.head: run_html.NO_RUN, self.run.stop: hidden, **folds}
 
     def _run(self, run: RunRow) -> Updates:
@@ -347,9 +348,12 @@ class Page:
 
     def _samples(self, run: RunRow) -> Updates:
         if run.stage != "ppo":
-            return {self.run.samples: ""}
-        since = run.step - run_html.SAMPLED_STEPS * max(_sampling(run))
-        return {self.run.samples: run_html.samples_html(self.desk.store.samples(run.id, since - 1))}
+            return {self.run.samples: "", self.run.after: ""}
+        samples, since = self.desk.store.samples(run.id), run.step - run_html.SAMPLED_STEPS * max(_sampling(run))
+        return {
+            self.run.samples: run_html.samples_html([one for one in samples if one["step"] >= since]),
+            self.run.after: card_html(run, self.view.numbers.of(run), samples),
+        }
 
 
 def _bell(view: TrainingView) -> None:

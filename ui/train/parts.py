@@ -14,6 +14,7 @@ from lorarlhf.ui.train.advice import ROLES
 from lorarlhf.ui.train.forms import Form, build_form
 from lorarlhf.ui.train.progress import STAGE_NAMES
 
+END_CARD = asset("lead.js") + asset("end_card.js")
 CHARTS = asset("charts_draw.js") + asset("charts.js")
 START_LABELS = {"sft": "Train SFT", "reward": "Train a reward model", "ppo": "Train with PPO"}
 
@@ -41,6 +42,7 @@ class RunPart:
     """Where one run is shown."""
 
     head: gr.HTML
+    after: gr.HTML
     stop: gr.Button
     charts: gr.HTML
     samples_fold: gr.Accordion
@@ -77,6 +79,7 @@ def run_part(numbers: Callable[[Mapping[str, Any]], str]) -> RunPart:
     head = gr.HTML(elem_id="run-head")
     with gr.Row(elem_id="run-buttons"):
         stop = gr.Button("Stop and save", variant="stop", size="sm", visible=False, scale=0, min_width=150)
+    after = gr.HTML(elem_id="run-after", js_on_load=END_CARD, apply_default_css=False)
     charts = gr.HTML(
         html_template=asset("charts.html"),
         js_on_load=CHARTS,
@@ -93,4 +96,4 @@ def run_part(numbers: Callable[[Mapping[str, Any]], str]) -> RunPart:
     with gr.Accordion("Log", visible=False) as log_fold:
         lines = gr.HTML(elem_id="run-log", apply_default_css=False)
     folds = (samples_fold, samples, settings_fold, settings, numbers_fold, table, log_fold, lines)
-    return RunPart(head, stop, charts, *folds)
+    return RunPart(head, after, stop, charts, *folds)
