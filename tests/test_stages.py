@@ -51,7 +51,8 @@ def raw_score(response: list[int]) -> float:
 def close(found: dict[str, float], expected: dict[str, float]) -> None:
     for name, value in expected.items():
         # Within the range both branches are equal but for rounding, which decides for a token now and then.
-        slack = 0.02 if name.endswith("clipfrac") else 5e-5
+        # The policy's loss is what is left of terms that cancel: processors differ by up to 2e-5 of it.
+        slack = 0.02 if name.endswith("clipfrac") else 4e-5 if name == "loss/policy" else 2e-5
         # Adam divides small gradients by their own size: what rounding does to them grows from step to step.
         assert found[name] == pytest.approx(value, rel=1e-2 if name.startswith("eval/") else 2e-3, abs=slack), name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorarlhf.store import RunRow
-from lorarlhf.ui.train.end_card import card_html, examples, figures, tinted
+from lorarlhf.ui.train.end_card import card_html, examples, sentence, tinted
 from lorarlhf.workspace import Workspace
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -53,11 +53,11 @@ def test_the_sentence_compares_the_start_with_the_step_that_was_kept(tmp_path):
         "eval/length": [(0, 30.0), (10, 45.0), (20, 31.0)],
         "eval/kl": [(0, 0.0), (10, 2.2), (20, 12.0)],
     }
-    assert figures(run, series, 10) == (
+    assert sentence(run, series, 10) == (
         "Reward −0.05 → +0.56 on test prompts; answers 30 → 45 tokens long; still close to sft-1 (KL 2.2)."
     )
-    assert figures(run, series, 20).endswith("answers about as long; some way from sft-1 (KL 12.0).")
-    assert "the start was kept" in figures(replace(run, result={"run/best_step": 0.0}), series, 20)
+    assert sentence(run, series, 20).endswith("answers about as long; some way from sft-1 (KL 12.0).")
+    assert "the start was kept" in sentence(replace(run, result={"run/best_step": 0.0}), series, 20)
 
 
 def test_a_card_shows_the_kept_step_and_hides_the_others(tmp_path):
@@ -65,6 +65,8 @@ def test_a_card_shows_the_kept_step_and_hides_the_others(tmp_path):
     samples[0]["prompt"] = samples[2]["prompt"] = samples[4]["prompt"] = HOSTILE
     html = card_html(run, {}, samples)
     assert HOSTILE not in html
+    cut = [{**sample, "ended": sample["step"] > 0} for sample in samples]
+    assert card_html(run, {}, cut).count("cut off at the longest length") == 3 * 2  # beside each of three steps, twice
     assert [html.count("data-step='10'>"), html.count("data-step='20' hidden>")] == [2, 2]
     assert "<output>step 10 · kept</output>" in html
     assert "Blind test: is it better?" in html

@@ -96,6 +96,31 @@ def until_step(page: Page, run: str, step: int) -> None:
     )
 
 
+def look_at_the_card(page: Page) -> None:
+    """The same prompts before and after, at any step that was measured, as a picture too; and where to go on."""
+    card = page.locator("#run-after")
+    expect(card.locator(".figures")).to_contain_text("on test prompts; answers")
+    shown = card.locator(".pair").locator("visible=true")
+    expect(shown).to_have_count(3)
+    steps = card.locator("input[type=range]").get_attribute("data-steps")
+    assert steps == "0,10,12"
+    card.locator("input[type=range]").fill("0")
+    expect(card.locator("output")).to_contain_text("step 0")
+    before, after = (shown.first.locator(f"{side} p").inner_text() for side in (".before", ".after"))
+    assert before == after  # nothing was trained yet
+    card.locator("input[type=range]").fill("2")
+    expect(shown.first).to_have_attribute("data-step", "12")
+    with page.expect_download() as saved:
+        card.get_by_role("button", name="Save as picture").click()
+    assert saved.value.suggested_filename == "ppo-1-before-after.png"
+    assert saved.value.path().read_bytes()[1:4] == b"PNG"
+    for words, section in (("Blind test: is it better?", "Blind comparison"), ("Chat with it", "Chat")):
+        card.get_by_role("button", name=words).click()
+        tab = page.get_by_role("tab", name=section, exact=True).locator("visible=true")
+        expect(tab).to_have_attribute("aria-selected", "true")
+        open_tab(page, "Train")
+
+
 def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_path: Path) -> None:
     app = App(folder, cold=True)
     with app:
@@ -130,8 +155,9 @@ def test_the_whole_loop_with_engine_and_app_killed_on_the_way(folder: Path, tmp_
         open_tab(page, "Train")
         until_done(page, "ppo-1")
         assert not second.is_running()
-        open_tab(page, "Models")
-        page.locator("#adapters").get_by_role("button", name="ppo-1").click()
+        look_at_the_card(page)
+        page.locator("#run-after").get_by_role("button", name="Export").click()
+        expect(page.locator("#card")).to_contain_text("ppo-1")
         page.locator("#export").click()
         link = page.locator("#export-link a.download")
         link.wait_for(timeout=LONG)

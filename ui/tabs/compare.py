@@ -27,7 +27,7 @@ def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
     at_work = AtWork()
     numbers = _numbers(desk)
-    with gr.Tabs():
+    with gr.Tabs(elem_id="compare-sections"):
         with gr.Tab("Side by side"):
             adapters, judge = _side_by_side(desk, at_work, numbers)
         with gr.Tab("Chat"):

@@ -1,6 +1,6 @@
 """What a policy learned, as a card: the same prompts before and after, step by step. Pure functions; no Gradio.
 
-What people and models wrote is escaped here.
+What people and models wrote is escaped here, and shown as written: Markdown would hide some of the words compared.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def card_html(run: RunRow, series: Series, samples: Sequence[Sample]) -> str:
     body = "".join(_example(example, steps, step) for example in found)
     return (
         f"<section class='end-card' aria-label='{title}' data-run='{escape(run.adapter, quote=True)}'>"
-        f"<h3>{title}</h3><p class='figures'>{escape(figures(run, series, step))}</p>"
+        f"<h3>{title}</h3><p class='figures'>{escape(sentence(run, series, step))}</p>"
         f"{_slider(steps, step, _kept(run))}{body}{_buttons(run) if done else ''}</section>"
     )
 
@@ -85,7 +85,7 @@ def _kept(run: RunRow) -> int | None:
     return None if kept is None else int(kept)
 
 
-def figures(run: RunRow, series: Series, step: int) -> str:
+def sentence(run: RunRow, series: Series, step: int) -> str:
     """Say in one sentence how reward, length and distance from the start changed until a step."""
     parts = []
     if pair := _ends(series, "eval/scores", step):
@@ -127,25 +127,21 @@ def _slider(steps: Sequence[int], step: int, kept: int | None) -> str:
 
 
 def _example(example: Example, steps: Sequence[int], step: int) -> str:
-    before = str(example.answers[steps[0]]["response"])
-    columns = []
+    first = example.answers[steps[0]]
+    pairs = []
     for at in steps:
         sample = example.answers[at]
-        old, new = tinted(before, str(sample["response"]))
-        hidden = "" if at == step else " hidden"
-        score = f"<span class='score'>{figure(float(sample['score']), '+.2f')}</span>"
-        cut = "" if sample.get("ended", True) else " <span class='cut'>cut</span>"
-        columns.append(
-            f"<div class='pair' data-step='{at}'{hidden}><div class='before'><h4>Before {_score(example, steps)}</h4>"
-            f"<p dir='auto'>{old}</p></div><div class='after'><h4>After {score}</h4>"
-            f"<p dir='auto'>{new}{cut}</p></div></div>"
-        )
+        old, new = tinted(str(first["response"]), str(sample["response"]))
+        columns = _column("Before", first, old) + _column("After", sample, new)
+        pairs.append(f"<div class='pair' data-step='{at}'{'' if at == step else ' hidden'}>{columns}</div>")
     place = f"<span class='place'>{example.place}</span>" if example.place else ""
-    return f"<article><p class='asked' dir='auto'>{escape(example.prompt)}{place}</p>{''.join(columns)}</article>"
+    return f"<article><p class='asked' dir='auto'>{escape(example.prompt)}{place}</p>{''.join(pairs)}</article>"
 
 
-def _score(example: Example, steps: Sequence[int]) -> str:
-    return f"<span class='score'>{figure(float(example.answers[steps[0]]['score']), '+.2f')}</span>"
+def _column(title: str, sample: Sample, text: str) -> str:
+    score = f"<span class='score'>{figure(float(sample['score']), '+.2f')}</span>"
+    cut = "" if sample.get("ended", True) else " <span class='cut'>cut off at the longest length</span>"
+    return f"<div class='{title.lower()}'><h4>{title} {score}</h4><p dir='auto'>{text}{cut}</p></div>"
 
 
 def tinted(before: str, after: str) -> tuple[str, str]:
