@@ -66,7 +66,9 @@ def test_a_card_shows_the_kept_step_and_hides_the_others(tmp_path):
     html = card_html(run, {}, samples)
     assert HOSTILE not in html
     cut = [{**sample, "ended": sample["step"] > 0} for sample in samples]
-    assert card_html(run, {}, cut).count("cut off at the longest length") == 3 * 2  # beside each of three steps, twice
+    assert (
+        card_html(run, {}, cut).count("cut off at the longest length") == 2 * 4
+    )  # before, at three steps, and after step 0
     assert [html.count("data-step='10'>"), html.count("data-step='20' hidden>")] == [2, 2]
     assert "<output>step 10 · kept</output>" in html
     assert "Blind test: is it better?" in html

@@ -8,18 +8,17 @@ const show = (slider) => {
 };
 element.addEventListener("input", (event) => event.target.matches("input[type=range]") && show(event.target));
 
-// The table of adapters may come a moment after its tab.
-const choose = (name, tries = 50) => {
+const choose = (name) => {
   const button = document.querySelector(`#adapters [data-name="${CSS.escape(name)}"]`);
-  if (button) button.click();
-  else if (tries) setTimeout(() => choose(name, tries - 1), 100);
+  button?.click();
+  return button;
 };
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.classList.contains("picture")) return save();
   lead(button.dataset);
-  if (button.dataset.adapter) choose(button.dataset.adapter);
+  if (button.dataset.adapter) soon(() => choose(button.dataset.adapter));
 });
 
 // -- the picture: words laid out by hand, so that nothing but a canvas is needed --------------------------------

@@ -1,7 +1,13 @@
 // A button may lead to a tab, and to a section of it; a narrow page keeps the last ones in a menu.
+// What a tab holds comes a moment after the tab is opened for the first time: `soon` tries for five seconds.
+const soon = (act, tries = 50) => { if (!act() && tries) setTimeout(() => soon(act, tries - 1), 100); };
+const press = (within, words) => {
+  const tabs = [...document.querySelectorAll(`${within} :is([role=tab], .overflow-dropdown button)`)]
+    .filter((tab) => tab.textContent.trim() === words);
+  tabs.forEach((tab) => tab.click());
+  return tabs.length > 0;
+};
 const lead = ({ go, section }) => {
-  const press = (within, words) => document.querySelectorAll(`${within} :is([role=tab], .overflow-dropdown button)`)
-    .forEach((tab) => tab.textContent.trim() === words && tab.click());
   press("#tabs", go);
-  press(`#${(go || "").toLowerCase()}-sections`, section);
+  if (section) soon(() => press(`#${go.toLowerCase()}-sections`, section));
 };
