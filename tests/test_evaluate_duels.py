@@ -167,15 +167,15 @@ def test_what_lies_within_a_tenth_of_one_half_is_as_good_as_equal():
 def test_it_says_so_in_words():
     early = result_of(votes("xxyx=xxyxx"), "x", "y")
     assert verdict(early, NAMES).startswith("Not settled yet: ppo-1 wins 75% of 10 votes (")
-    assert stop_rule(early) == f"About {early.more} more votes would settle it, if they fall as they did so far"
-    assert f"only {early.more - 1} prompts nobody voted on are left" in stop_rule(early, early.more - 1)
-    assert "every prompt was voted on" in stop_rule(early, 0)
+    assert stop_rule(early, NAMES) == f"About {early.more} more votes would settle it, if they fall as they did so far"
+    assert f"only {early.more - 1} prompts nobody voted on are left" in stop_rule(early, NAMES, early.more - 1)
+    assert "every prompt was voted on" in stop_rule(early, NAMES, 0)
     late = result_of(votes("y" * 30 + "x" * 5), "x", "y")
     assert verdict(late, NAMES).startswith("sft-1 is preferred to ppo-1: it wins 86% of 35 votes (")
-    assert stop_rule(late).startswith("Settled: you can stop")
+    assert stop_rule(late, NAMES) == "Decided: sft-1 is better. You can stop"
     assert "as good as equal" in verdict(result_of(votes("xy" * 150), "x", "y"), NAMES)
     assert verdict(result_of([], "x", "y"), NAMES) == "No votes yet on ppo-1 against sft-1"
-    assert stop_rule(result_of([], "x", "y")) == "The first votes will tell how many it takes"
+    assert stop_rule(result_of([], "x", "y"), NAMES) == "The first votes will tell how many it takes"
 
 
 def test_ties_count_half_skips_nothing_and_sides_do_not_matter():

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from lorarlhf.evaluate.duels import Result, result_of
 from lorarlhf.library import CARD, list_saved, read_saved
 from lorarlhf.store import Store
 from lorarlhf.types import Outcome, prompt_key, user
 from lorarlhf.ui.judge.duel_desk import DuelDesk
+from lorarlhf.ui.rate.preferences import load_preferences
 from lorarlhf.ui.rate.sheets import Sheet
 from tests.rating_desk import FakeDesk, put_checkpoint, wait_for
 
@@ -174,12 +176,47 @@ def test_a_duel_goes_to_its_verdict_and_onto_the_card(duels, desk):
     for _ in range(14):
         reply = prefer(duels, "ppo-1")
     assert "ppo-1 is preferred to sft-1: it wins 100% of 14 votes" in reply["standing"]
-    assert "Settled: you can stop here" in reply["standing"]
+    assert "Decided: ppo-1 is better. You can stop" in reply["standing"]
+    # The end is announced and leads on. The newest policy is another one: the winner may take its place.
+    assert "<p class='title'>ppo-1 is better</p><p>You preferred it in 14 of 14 blind votes." in reply["standing"]
+    assert "data-adopt='ppo-1'>Let ppo-1 answer from now on" in reply["standing"]
+    reply = duels.ask({"do": "adopt", "name": "ppo-1"})
+    assert load_preferences(desk.store).first == "ppo-1"
+    assert "data-go='Rate'>Next round: rate its answers" in reply["standing"]
+    assert duels.ask({"do": "adopt", "name": "ppo-2"})["said"] == "ppo-2 takes no part in this duel"
+    assert "data-go='Models' data-adapter='ppo-1'>Export" in reply["standing"]
     assert "By people" in reply["board"]
     ppo, sft = (read_saved(desk.workspace.adapters_dir / name).card for name in ("ppo-1", "sft-1"))
     assert (ppo["duels"][0]["win_rate"], sft["duels"][0]["win_rate"]) == (1.0, 0.0)
     assert (ppo["duels"][0]["settled"], sft["duels"][0]["settled"]) == ("first", "second")
     assert ppo["hashes"] == {"adapter": "hash-of-ppo-1"}
+
+
+def test_where_training_did_not_help_more_votes_are_what_is_next(duels, desk):
+    begin(duels, "base", "sft-1")
+    for _ in range(14):
+        reply = prefer(duels, "base")
+    assert "<p class='title'>base is better</p><p>You preferred it in 14 of 14 blind votes." in reply["standing"]
+    assert "data-go='Rate' class='primary'>Rate more answers" in reply["standing"]
+    assert "data-adopt" not in reply["standing"]
+
+
+def test_the_bar_is_split_where_the_votes_are_and_a_ring_shows_how_far_it_is(duels, desk):
+    begin(duels)
+    for name in ("ppo-1", "ppo-1", "ppo-1", "sft-1"):
+        reply = prefer(duels, name)
+    standing = reply["standing"]
+    assert "<b>75%</b> ppo-1</span><span>sft-1 <b>25%</b></span>" in standing
+    assert "<i class='won' style='width:75.00%'>" in standing
+    result = duels_of(desk)
+    assert f"left:{result.always[0]:.2%};right:{1 - result.always[1]:.2%}" in standing
+    assert f"stroke-dasharray='{100 * 4 / (4 + result.more):.1f} 100'" in standing
+    assert "class='reveal'" not in standing
+    assert "class='next'" not in standing
+
+
+def duels_of(desk) -> Result:
+    return result_of(desk.store.duel_votes(), "hash-of-ppo-1", "hash-of-sft-1")
 
 
 def test_taking_a_vote_back_counts_it_nowhere_and_does_not_show_its_pair_again(duels, desk):

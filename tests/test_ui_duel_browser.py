@@ -79,11 +79,13 @@ COMMON = {"the", "you", "your", "it", "is", "we", "a", "to", "and", "of", "in", 
 
 def vote_until_settled(page) -> None:
     for _ in range(30):
-        if "Settled" in page.locator(".duel .standing").inner_text():
+        if "Decided" in page.locator(".duel .standing").inner_text():
             break
         press(page, better(page))
         settle(page)
     expect(page.locator(".duel .pair.settled .verdict")).to_contain_text("sft-1 is preferred to ppo-1: it wins")
+    expect(page.locator(".duel .reveal .title")).to_have_text("sft-1 is better")
+    expect(page.locator(".duel .next button").first).to_have_text("Let sft-1 answer from now on")
 
 
 def double_click(page: Page, app: App) -> None:

@@ -38,10 +38,16 @@ def verdict(result: Result, names: dict[str, str], *, always: bool = True) -> st
     return f"Not settled yet: {one} wins {figures} against {other}"
 
 
-def stop_rule(result: Result, left: int | None = None) -> str:
+def winner(result: Result) -> str:
+    """Give the hash of who is preferred; empty where that is not decided, or both are as good as equal."""
+    return {"first": result.first, "second": result.second}.get(result.settled, "")
+
+
+def stop_rule(result: Result, names: dict[str, str], left: int | None = None) -> str:
     """Say whether to stop or how far it is, in one sentence; `left` is the number of prompts not asked about yet."""
     if result.settled:
-        return "Settled: you can stop here, and looking after every vote did no harm"
+        who = f"{names[best]} is better" if (best := winner(result)) else "there is no difference worth more votes"
+        return f"Decided: {who}. You can stop"
     if not result.votes:
         return "The first votes will tell how many it takes"
     if result.more is None:
@@ -70,7 +76,7 @@ def told(store: Store, adapters: Sequence[SavedAdapter]) -> str:
         people = board.judge[0] == PEOPLE
         for result in board.results:
             lines.append(f"  {verdict(result, names, always=people)}")
-            lines += [f"    {stop_rule(result)}"] if people else []
+            lines += [f"    {stop_rule(result, names)}"] if people else []
         lines.append("")
     return "\n".join(lines).rstrip() or NOBODY
 

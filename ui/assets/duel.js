@@ -160,7 +160,7 @@ function drawJudges() {
 function button(name, label, key) {
   const node = make("button", { type: "button", "data-do": name }, label, " ", key ? make("kbd", { "aria-hidden": "true" }, key) : null);
   node.addEventListener("click", (event) => press(name, event));
-  return node;
+  return guard.focusless(node);
 }
 
 /** Do what a button says, if it can be done now: what is pressed while another is at work was meant for what is gone, but
@@ -204,8 +204,11 @@ $(".before").addEventListener("click", (event) => {
   if (node) act({ do: "go_on", duel: Number(node.dataset.duel) });
 });
 $(".standing").addEventListener("click", (event) => {
-  const node = event.target.closest("[data-keep]");
-  if (node) act({ do: "keep", name: node.dataset.keep });
+  const { keep, adopt, go, adapter } = event.target.closest("button")?.dataset || {};
+  if (keep) act({ do: "keep", name: keep });
+  if (adopt) act({ do: "adopt", name: adopt });
+  if (go) lead(event.target.closest("button").dataset);
+  if (go && adapter) soon(() => chooseAdapter(adapter));
 });
 $(".composer").addEventListener("submit", async (event) => {
   event.preventDefault();

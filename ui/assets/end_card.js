@@ -8,17 +8,12 @@ const show = (slider) => {
 };
 element.addEventListener("input", (event) => event.target.matches("input[type=range]") && show(event.target));
 
-const choose = (name) => {
-  const button = document.querySelector(`#adapters [data-name="${CSS.escape(name)}"]`);
-  button?.click();
-  return button;
-};
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.classList.contains("picture")) return save();
   lead(button.dataset);
-  if (button.dataset.adapter) soon(() => choose(button.dataset.adapter));
+  if (button.dataset.adapter) soon(() => chooseAdapter(button.dataset.adapter));
 });
 
 // -- the picture: words laid out by hand, so that nothing but a canvas is needed --------------------------------

@@ -218,7 +218,7 @@ function note(sheet, many) {
 function button(name, label, key) {
   const node = make("button", { type: "button", "data-do": name }, label, " ", make("kbd", { "aria-hidden": "true" }, key));
   node.addEventListener("click", (event) => press(name, event));
-  return node;
+  return guard.focusless(node);
 }
 
 // -- choices ----------------------------------------------------------------------------------------------------

@@ -55,6 +55,14 @@ function voteGuard() {
       }
       return !second && now >= armedAt;
     },
+    /** Keep a mouse from putting a button in focus, even where the page moves under it between press and release. */
+    focusless(node) {
+      node.addEventListener("mousedown", (event) => {
+        event.preventDefault();
+        document.activeElement?.blur?.();
+      });
+      return node;
+    },
     /** Keep a key that is held down from pressing a button again and again. */
     held(event) {
       if (event.repeat && event.target.closest?.(".verdicts")) event.preventDefault();

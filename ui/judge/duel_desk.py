@@ -31,8 +31,9 @@ from lorarlhf.ui.judge.duel_html import board_html, earlier_html, keep_html, mac
 from lorarlhf.ui.markdown import rendered, told
 from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.pairs import Tray
-from lorarlhf.ui.rate.preferences import load_preferences
+from lorarlhf.ui.rate.preferences import load_preferences, save_preferences
 from lorarlhf.ui.rate.prompt_sources import checked
+from lorarlhf.ui.rate.recipes import recipe_of
 from lorarlhf.ui.rate.sheets import VERDICTS, About, Recipe, Sheet
 
 IN_FRONT = "duel in front"
@@ -188,6 +189,16 @@ class DuelDesk:
         saved = keep(self._desk.store, self._desk.workspace, str(payload.get("name")))
         return self._told(f"Kept as adapter {saved.name}; where you name nothing, it is the newest now", choices=True)
 
+    def do_adopt(self, payload: Payload) -> dict[str, Any]:
+        """Have an adapter of this duel answer under Rate from now on."""
+        duel, _ = self._at_work()
+        name = str(payload.get("name"))
+        if name not in self._names(duel):
+            raise DataError(f"{name} takes no part in this duel")
+        store = self._desk.store
+        save_preferences(store, load_preferences(store).model_copy(update={"first": name, "second": ""}))
+        return self._told(f"{name} answers under Rate from now on")
+
     def do_judge(self, payload: Payload) -> dict[str, Any]:
         """Have a judge that is no person vote on the prompts of this duel."""
         duel, _ = self._at_work()
@@ -243,7 +254,8 @@ class DuelDesk:
         }
         if self.duel and self._prompts:
             votes = store.duel_votes()
-            found["standing"] = standing_html(store, adapters, self.duel, votes, self._prompts.left)
+            answers = recipe_of(self._desk, load_preferences(store)).adapters[0][1]
+            found["standing"] = standing_html(store, adapters, self.duel, votes, self._prompts.left, answers)
             found["standing"] += keep_html(self.duel, votes, {saved.hash: saved.name for saved in reversed(adapters)})
             found["machines"] = machines_html(store, adapters, self.duel, votes)
             found["undoable"] = any(vote.duel == self.duel.id and vote.comparison is not None for vote in votes)

@@ -7,7 +7,7 @@ from html import escape
 from itertools import combinations
 
 from lorarlhf.checkpoints import is_checkpoint
-from lorarlhf.evaluate.duel_words import counted, percent, stop_rule, verdict
+from lorarlhf.evaluate.duel_words import counted, percent, stop_rule, verdict, winner
 from lorarlhf.evaluate.duels import PEOPLE, Board, Result, boards, judge_name, names_of, result_of, votes_by
 from lorarlhf.evaluate.sequential import ALPHA
 from lorarlhf.figures import clock, figure
@@ -19,17 +19,20 @@ EARLIER = 8
 
 
 def standing_html(
-    store: Store, adapters: Sequence[SavedAdapter], duel: Duel, votes: Sequence[DuelVote], left: int
+    store: Store, adapters: Sequence[SavedAdapter], duel: Duel, votes: Sequence[DuelVote], left: int, answers: str
 ) -> str:
     """Write how a duel stands by people's blind votes: each pair's win rate, and how far it is from settled.
 
     Of several pairs each takes its part of the error allowed, so that all that is settled holds at once (Bonferroni).
+    `answers` is the hash of whoever answers under Rate now.
     """
     names, taken_back = names_of(store, adapters), store.taken_back()
     pairs = list(combinations([one.hash for one in duel.contestants], 2))
     own = [vote for vote in votes if vote.judge == PEOPLE]
     found = [result_of(own, *pair, taken_back=taken_back, alpha=ALPHA / len(pairs)) for pair in pairs]
-    return "".join(_standing(one, names, left if len(pairs) == 1 else None) for one in found)
+    return "".join(_standing(one, names, left if len(pairs) == 1 else None) for one in found) + _next(
+        found, names, {adapter.hash for adapter in adapters}, answers
+    )
 
 
 def keep_html(duel: Duel, votes: Sequence[DuelVote], there: Mapping[str, str]) -> str:
@@ -50,10 +53,11 @@ def keep_html(duel: Duel, votes: Sequence[DuelVote], there: Mapping[str, str]) -
 
 
 def _standing(result: Result, names: dict[str, str], left: int | None) -> str:
-    said = f"<p class='verdict'>{escape(verdict(result, names))}.</p>"
+    said = _reveal(result, names) if result.settled else ""
     if result.votes:
         said += _bar(names[result.first], result.share.value, result.always, names[result.second])
-    about = [escape(stop_rule(result, left))]
+    said += f"<p class='verdict'>{_ring(result)}{escape(verdict(result, names))}.</p>"
+    about = [escape(stop_rule(result, names, left))]
     if result.taken_back:
         about.append(f"{counted(result.taken_back, 'vote')} taken back, not counted")
     if result.votes > result.prompts:
@@ -63,14 +67,58 @@ def _standing(result: Result, names: dict[str, str], left: int | None) -> str:
 
 
 def _bar(name: str, value: float, bounds: tuple[float, float], other: str) -> str:
-    """Draw how far the matter is pulled to either end."""
+    """Draw a bar split between two by their shares of the votes; whiskers show the interval of where it is split."""
     low, high = bounds
     words = escape(f"{name} wins {value:.0%}, interval {percent(bounds)}", quote=True)
     return (
-        f"<div class='tug'><span>{escape(other)} <b>{1 - value:.0%}</b></span>"
-        f"<div class='track' role='img' aria-label='{words}'><i class='level' style='left:50%'></i>"
-        f"<i class='range' style='left:{low:.2%};right:{1 - high:.2%}'></i><i class='dot' style='left:{value:.2%}'></i>"
-        f"</div><span><b>{value:.0%}</b> {escape(name)}</span></div>"
+        f"<div class='split'><span><b>{value:.0%}</b> {escape(name)}</span>"
+        f"<span>{escape(other)} <b>{1 - value:.0%}</b></span>"
+        f"<div class='parts' role='img' aria-label='{words}'><i class='won' style='width:{value:.2%}'></i>"
+        f"<i class='half'></i><i class='whiskers' style='left:{low:.2%};right:{1 - high:.2%}'></i></div></div>"
+    )
+
+
+def _ring(result: Result) -> str:
+    """Draw how far it is: votes cast of those it takes; nothing where no end is in sight."""
+    if result.settled or not result.votes or result.more is None:
+        return ""
+    share = result.votes / (result.votes + result.more)
+    return (
+        f"<svg class='ring' viewBox='0 0 36 36' role='img' aria-label='{share:.0%} of the votes it may take'>"
+        "<circle class='whole' cx='18' cy='18' r='14' pathLength='100'/>"
+        f"<circle class='part' cx='18' cy='18' r='14' pathLength='100' stroke-dasharray='{share * 100:.1f} 100'/></svg>"
+    )
+
+
+def _reveal(result: Result, names: dict[str, str]) -> str:
+    """Announce what was decided."""
+    best = winner(result)
+    title = f"{names[best]} is better" if best else "As good as equal"
+    if best == result.second:
+        result = result.swapped()
+    wins = result.share.value * result.votes
+    about = f"You preferred it in {figure(wins, '.1f').removesuffix('.0')} of {counted(result.votes, 'blind vote')}"
+    if not best:
+        about = f"After {counted(result.votes, 'blind vote')} any difference is small"
+    return f"<div class='reveal' role='status'><p class='title'>{escape(title)}</p><p>{escape(about)}.</p></div>"
+
+
+def _next(found: Sequence[Result], names: dict[str, str], there: set[str], answers: str) -> str:
+    """Offer what to do with a decision: with whoever lost to nobody and beat somebody, if that is an adapter."""
+    if not found or not all(result.settled for result in found):
+        return ""
+    lost = {hash for one in found if (best := winner(one)) for hash in (one.first, one.second) if hash != best}
+    best = next((hash for one in found if (hash := winner(one)) and hash not in lost), "")
+    if not best or best not in there or is_checkpoint(names[best]):
+        more = "<button type='button' data-go='Rate' class='primary'>Rate more answers</button>"
+        return f"<p class='next'>{more}<button type='button' data-go='Judge' data-section='Rounds'>Rounds</button></p>"
+    name = escape(names[best], quote=True)
+    adopt = f"<button type='button' class='primary' data-adopt='{name}'>Let {name} answer from now on</button>"
+    rate = "<button type='button' class='primary' data-go='Rate'>Next round: rate its answers</button>"
+    return (
+        f"<p class='next'>{rate if best == answers else adopt}"
+        "<button type='button' data-go='Compare' data-section='Chat'>Chat with it</button>"
+        f"<button type='button' data-go='Models' data-adapter='{name}'>Export</button></p>"
     )
 
 

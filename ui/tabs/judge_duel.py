@@ -10,7 +10,7 @@ from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.duel_desk import DuelDesk
 from lorarlhf.ui.live import asset
 
-SCRIPTS = ("rate_text.js", "rate_keys.js", "rate_talk.js", "duel.js")
+SCRIPTS = ("lead.js", "rate_text.js", "rate_keys.js", "rate_talk.js", "duel.js")
 """Joined in this order into one scope."""
 STYLES = ("rate.css", "duel.css")
 
