@@ -285,7 +285,7 @@ def test_what_cannot_be_measured_is_refused_in_words(engine, place):
 def test_the_commands_tell_in_words_and_as_json(lorarlhf_there):
     status, out, _ = lorarlhf_there("judge", "policy", "ppo-again", "--prompts", "12")
     assert status == 0
-    assert "nats an answer away from sft-1" in out
+    assert "sft-1 (KL " in out
     assert "again and again" in out
     status, out, _ = lorarlhf_there("judge", "policy", "ppo-again", "--prompts", "12", "--json")
     assert (status, json.loads(out)["alarms"][0].keys()) == (0, {"seen", "means", "do"})
@@ -304,7 +304,7 @@ def test_the_commands_tell_in_words_and_as_json(lorarlhf_there):
     )
     status, out, _ = lorarlhf_there(*asked)
     assert status == 0
-    assert "Of 4 answers of sft-1 to each of 10 prompts" in out
+    assert "Picking the best of 4 answers of sft-1 by reward-1 gains " in out
     status, out, _ = lorarlhf_there(*asked, "--json")
     assert (status, len(json.loads(out)["points"])) == (0, 4)
     status, out, err = lorarlhf_there("judge", "policy", "reward-1")

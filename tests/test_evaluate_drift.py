@@ -236,7 +236,14 @@ def test_a_try_out_says_what_n_would_gain():
     assert found.whole.gain.value == pytest.approx(1.77, abs=0.3)  # of 16 normal numbers
     words = bestof.told(found)
     assert bestof.FINE in words
-    assert "at no more than 1.84 nats" in words
+    assert "PPO can aim for about that" in words
+    assert found.examples == ()
+    rows = tried()["prompts"]
+    rows[0] |= {"prompt": "q", "texts": [f"{score:.6f}" for score in rows[0]["scores"]]}
+    (one,) = best_of(tried() | {"prompts": rows}).examples
+    low_to_high = sorted(rows[0]["scores"])
+    assert (one.best, one.middle) == (f"{low_to_high[15]:.6f}", f"{low_to_high[7]:.6f}")
+    assert (one.best_score, one.middle_score) == (low_to_high[15], low_to_high[7])
     json.dumps(found.as_json(), allow_nan=False)
 
 

@@ -95,7 +95,7 @@ def test_only_a_reward_model_can_judge(engine):
 def test_the_command_tells_in_words_and_as_json(lorarlhf_there):
     status, out, _ = lorarlhf_there("judge", "reward", "--prompts", "4", "--max-new-tokens", "4")
     assert status == 0
-    assert out.startswith("reward-1 is right about ")
+    assert out.startswith("reward-1 agrees with ")
     assert "! In " in out
     status, out, _ = lorarlhf_there("judge", "reward", "reward-1", "--json", "--prompts", "0")
     told = json.loads(out)

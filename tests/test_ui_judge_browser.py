@@ -73,8 +73,9 @@ def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_star
         assert looked(app) == []  # nothing was there to be seen
         page.click("#measure-reward")
         figures = page.locator("#reward-health figure")
-        expect(figures.first).to_be_visible(timeout=SLOW)
+        page.get_by_text("All figures").locator("visible=true").wait_for(timeout=SLOW)
         expect(page.locator("#measure-reward")).to_be_hidden(timeout=SLOW)
+        page.get_by_text("All figures").locator("visible=true").click()
         for title in (
             "How often it is right",
             "How sure it is",
@@ -83,7 +84,8 @@ def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_star
             "You: left",
         ):
             expect(figures.filter(has_text=title).first).to_be_visible()
-        expect(page.locator("#reward-health h3")).to_contain_text("reward-1 is right about")
+        expect(page.locator("#reward-health h3")).to_contain_text("reward-1 agrees with")
+        expect(page.locator("#reward-health .tiles")).to_contain_text("Agrees with your test votes")
         expect(page.locator("#reward-health .against li")).not_to_have_count(0)  # random weights: something is wrong
         page.wait_for_timeout(1000)
         assert looked(app) == ["seen"]
@@ -106,7 +108,7 @@ def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_star
         expect(page.locator("#hand-told")).to_contain_text("of the answers voted on", timeout=SLOW)
 
         page.reload()  # everything is there at once: it is stored
-        expect(page.locator("#reward-health h3")).to_contain_text("reward-1 is right about", timeout=10_000)
+        expect(page.locator("#reward-health h3")).to_contain_text("reward-1 agrees with", timeout=10_000)
         open_tab(page, "Train")
         expect(page.locator("#next-text")).to_contain_text("or try PPO now")
     with Workspace(app.workspace).store() as store:

@@ -59,11 +59,13 @@ def bank_hash(place: Workspace, name: str) -> str:
 def test_a_policy_is_measured_and_best_of_n_tried_out(app):
     with app.page(high=1000) as page:
         ready(page)
-        open_tab(page, "Judge")
+        open_section(page, "Policy")
         expect(page.locator("#drift")).to_contain_text("ppo-1 was not measured yet")
         page.click("#measure-policy")
-        expect(page.locator("#drift h3")).to_contain_text("ppo-1 is ", timeout=SLOW)
-        expect(page.locator("#drift h3")).to_contain_text("nats an answer away from sft-1")
+        expect(page.locator("#drift h3")).to_contain_text(re.compile("ppo-1 (gained|lost) .* sft-1"), timeout=SLOW)
+        expect(page.locator("#drift .tiles")).to_contain_text("KL from the start")
+        assert not offences(page)
+        page.get_by_text("All figures").locator("visible=true").click()
         expect(page.locator("#drift svg")).to_be_visible()
         expect(page.locator("#drift table.changes")).to_contain_text("easy questions known, of 40")
         expect(page.locator("#measure-policy")).to_contain_text("Measure again")
@@ -71,26 +73,31 @@ def test_a_policy_is_measured_and_best_of_n_tried_out(app):
         page.wait_for_timeout(1000)  # a button that can be pressed again fades in
         assert not offences(page)
 
+        open_section(page, "What PPO could gain")
         expect(page.locator("#best-of")).to_contain_text("sft-1 will answer 16 prompts 16 times each")
         page.click("#try-best-of")
         page.locator("#stop-best-of").click(timeout=SLOW)
         expect(page.locator("#best-of-progress")).to_contain_text("stopped before its end", timeout=SLOW)
         page.click("#try-best-of")
-        expect(page.locator("#best-of h3")).to_contain_text("Of 16 answers of sft-1", timeout=SLOW)
+        expect(page.locator("#best-of h3")).to_contain_text("Picking the best of 16 answers of sft-1", timeout=SLOW)
+        expect(page.locator("#best-of .wrong li")).to_have_count(3)
+        page.get_by_text("All figures").locator("visible=true").click()
         expect(page.locator("#best-of svg")).to_be_visible()
         page.mouse.move(0, 0)
         page.wait_for_timeout(1000)
         assert not offences(page)
 
         page.reload()  # everything is there at once: it is stored
-        expect(page.locator("#drift h3")).to_contain_text("nats an answer away", timeout=10_000)
-        expect(page.locator("#best-of h3")).to_contain_text("Of 16 answers", timeout=10_000)
+        open_section(page, "Policy")
+        expect(page.locator("#drift h3")).to_contain_text("ppo-1 ", timeout=10_000)
+        open_section(page, "What PPO could gain")
+        expect(page.locator("#best-of h3")).to_contain_text("Picking the best of 16", timeout=10_000)
 
 
 def test_it_can_be_read_in_the_dark_and_on_a_phone(app):
     with app.page(wide=390, high=844, theme="dark") as page:
         ready(page)
-        open_tab(page, "Judge")
+        open_section(page, "Policy")
         expect(page.locator("#drift h3")).to_contain_text("ppo-1", timeout=10_000)
         page.wait_for_timeout(1000)
         assert not offences(page)

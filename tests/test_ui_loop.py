@@ -64,10 +64,8 @@ def fill(page: Page, stage: str, **values: object) -> None:
     """Open a stage's form and fill some of its fields by their labels."""
     stages = page.locator("#stages")
     stages.get_by_role("tab", name=stage, exact=True).click()
-    panel = stages.get_by_role("tabpanel").filter(
-        has=page.get_by_label("Batch size", exact=True).locator("visible=true")
-    )
-    panel.get_by_role("button", name="More settings").click()
+    panel = stages.get_by_role("tabpanel").filter(has=page.locator(".effort").locator("visible=true"))
+    panel.get_by_role("button", name="Settings").click()
     for name, value in values.items():
         label = name.replace("_", " ")
         # The name of a text field ends with its help.

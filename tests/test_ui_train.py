@@ -23,7 +23,8 @@ from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.tabs.train import Page
 from lorarlhf.ui.train import costs, run_html
 from lorarlhf.ui.train.advice import FIRST_VOTES, ROLES, Standing, choices, milestone, missing, next_step, plan, work
-from lorarlhf.ui.train.forms import build_form
+from lorarlhf.ui.train.efforts import length_of
+from lorarlhf.ui.train.forms import GROUPS, build_form
 from lorarlhf.ui.train.progress import RunNumbers, clock, log, outcome, way, why_not_resumed
 from lorarlhf.ui.train.queue import Line, Waiting
 from lorarlhf.ui.train.training_view import TrainingView
@@ -285,12 +286,53 @@ def test_a_form_has_every_setting_with_its_help_and_the_defaults_of_the_base(des
     with gr.Blocks():
         form = build_form(desk, stage, ROLES[stage])
     assert set(form.fields) == set(STAGES[stage].model_fields)
+    grouped = " ".join(GROUPS.values()).split()
+    assert len(grouped) == len(set(grouped))  # none stands twice, and each group names only what there is
+    assert set(grouped) <= {name for group in STAGES.values() for name in group.model_fields}
     for name, field in form.fields.items():
         assert field.info.startswith(STAGES[stage].model_fields[name].description)
     filled = {field: field.value for field in form.fields.values()}
     assert form.settings(desk, filled) == desk.stage_settings(stage, {})
     emptied = {field: None if isinstance(field, gr.Number) else field.value for field in form.fields.values()}
     assert form.settings(desk, emptied) == desk.stage_settings(stage, {})
+    assert form.changed(desk, filled) == {} == form.changed(desk, emptied)
+
+
+def test_quick_balanced_and_thorough_say_how_long_unless_a_number_does(desk):
+    with gr.Blocks():
+        forms = {stage: build_form(desk, stage, ROLES[stage]) for stage in STAGES}
+    assert [value for _, value in forms["sft"].effort.choices] == ["quick", "balanced"]
+    assert [value for _, value in forms["ppo"].effort.choices] == ["quick", "balanced", "thorough"]
+
+    def made(stage, effort, **typed):
+        form = forms[stage]
+        filled = {field: field.value for field in form.fields.values()} | {form.effort: effort}
+        return form.settings(desk, {**filled, **{form.fields[name]: value for name, value in typed.items()}})
+
+    assert [made("ppo", effort).steps for effort in ("quick", "balanced", "thorough")] == [16, 40, 100]
+    assert [made("reward", effort).epochs for effort in ("quick", "balanced")] == [1.0, "auto"]
+    assert made("ppo", "thorough", steps=7).steps == 7
+    assert made("sft", "quick", epochs="2.5").epochs == 2.5
+    # A critic's first steps train no policy: there is at least one more.
+    assert length_of("ppo", "quick", {"steps": 10, "critic": "head", "value_warmup_steps": 5}) == 6
+    form = forms["ppo"]
+    filled = {field: field.value for field in form.fields.values()} | {form.effort: "quick"}
+    filled |= {form.fields["rank"]: 8, form.fields["kl_coef"]: 0.050, form.fields["missing_eos_score"]: "-1.0"}
+    assert form.changed(desk, filled) == {"Missing EOS score": "-1", "Rank": "8"}
+    assert "2 settings changed: Missing EOS score -1, Rank 8" in run_html.changed_html(form.changed(desk, filled))
+
+
+def test_an_effort_says_its_minutes_by_the_last_run_or_by_what_was_measured(desk, monkeypatch):
+    view, now = TrainingView(desk), Standing(demonstrations=800)
+    told = lambda stage, given: [words for words, _ in view.efforts(stage, now, given, view.runs())]  # noqa: E731
+    assert told("ppo", {"batch_size": 64, "max_new_tokens": 96}) == ["Quick", "Balanced", "Thorough"]
+    monkeypatch.setattr(view.costs, "seconds", lambda stage: (120.0, 40))  # 3 s a step
+    assert told("ppo", {}) == ["Quick · about 48 s", "Balanced · about 2 min", "Thorough · about 5 min"]
+    # 0.9 * 800 / 16 are 45 steps a pass; by itself it makes two, and more as long as they help.
+    assert told("sft", {"batch_size": 16}) == ["Quick · about 2 min", "Balanced · about 4 min or more"]
+    run = a_run(desk.store, "ppo", batch_size=8, max_new_tokens=24)
+    desk.store.log_metrics(run.id, 0, {"time/step": 1.0})
+    assert told("ppo", {"batch_size": 16, "max_new_tokens": 48})[1] == "Balanced · about 3 min"  # four times the work
 
 
 def test_a_wrong_value_is_one_line_that_names_its_field(desk):

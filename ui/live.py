@@ -90,6 +90,12 @@ def plain(looks: str, **options: Any) -> gr.HTML:
     return gr.HTML(elem_classes=looks, js_on_load=None, apply_default_css=False, **options)
 
 
+def leading(looks: str, **options: Any) -> gr.HTML:
+    """Make a panel as `plain` does, whose buttons with `data-go` lead to a tab."""
+    script = asset("lead.js") + asset("leading.js")
+    return gr.HTML(elem_classes=looks, js_on_load=script, apply_default_css=False, **options)
+
+
 def beating(looks: str, seconds: float = 1.0, stamp: Callable[[], str] | None = None, **options: Any) -> gr.HTML:
     """Make a panel as `plain` does, which raises the event `tick` again and again while it can be seen.
 

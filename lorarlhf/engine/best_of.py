@@ -67,8 +67,8 @@ def judge_best_of(
     if before.get("with") == made_with:
         return {"drawn": 0}
     known = known_answers(before, made_with, "prompts")
-    # Earlier versions kept only how long they were.
-    known = {prompt: row for prompt, row in known.items() if "answers" in row}
+    # Earlier versions kept only how long they were, or no words of them.
+    known = {prompt: row for prompt, row in known.items() if "texts" in row}
     drawn = n * len(unknown(asked, known))
     pairs = pairs_for(engine)
     count = Count(drawn + n * len(asked) + len(pairs), on_done)
@@ -84,11 +84,16 @@ def judge_best_of(
 
 
 def _drawn(engine: Engine, n: int, name: str, sampling: SamplingSettings, count: Count, prompts: list[Prompt]) -> Known:
-    """Draw n answers to each prompt → the tokens of each, and whether it ended."""
+    """Draw n answers to each prompt → the tokens and words of each, and whether it ended."""
     _, drawn = drawn_rows(engine, prompts, n, name, sampling, count)
     parts = [drawn[i : i + n] for i in range(0, len(drawn), n)]
     return {
-        prompt_key(prompt): {"answers": [one.tokens for one in part], "ended": [one.ended for one in part]}
+        prompt_key(prompt): {
+            "prompt": prompt[-1]["content"],
+            "answers": [one.tokens for one in part],
+            "texts": [one.text for one in part],
+            "ended": [one.ended for one in part],
+        }
         for prompt, part in zip(prompts, parts, strict=True)
     }
 

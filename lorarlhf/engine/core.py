@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,6 +29,9 @@ from lorarlhf.train.team import Team
 from lorarlhf.types import Prompt
 from lorarlhf.workspace import Workspace
 
+if TYPE_CHECKING:
+    from lorarlhf.plan.planning import Probed
+
 KEPT = 3
 """Adapters that stay in memory between jobs that only read them."""
 
@@ -44,6 +47,8 @@ class Engine:
         self._progress = progress
         self._kept: dict[str, dict[str, str]] = {}
         """Adapters that stay in memory after use → the hashes of their files, the newest last."""
+        self.probes: dict[str, Probed] = {}
+        """What probes found, by what they depend on."""
 
     @cached_property
     def store(self) -> Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from lorarlhf.plan.lengths import Count, by_letters, counter, data_of
 from lorarlhf.plan.memory import CONTEXT_BYTES, Load
 from lorarlhf.plan.planning import Plan, Probed, make_plan
 from lorarlhf.plan.shapes import SHAPES, Shape, known, shape_of
-from lorarlhf.plan.work import Roles, heads_of, sample_of
+from lorarlhf.plan.work import Example, Roles, heads_of, sample_of
 from lorarlhf.settings import LoadSettings, LoraSettings, PPOSettings, Settings
 from lorarlhf.workspace import Workspace
 
@@ -40,7 +40,7 @@ def plan(
     """
     from lorarlhf.forward import context_of
     from lorarlhf.hardware import free_bytes
-    from lorarlhf.plan.probe import load_of, probe
+    from lorarlhf.plan.probe import load_of
     from lorarlhf.train.order import walk_at
 
     base = engine.base
@@ -51,7 +51,7 @@ def plan(
     mine = base.report.bytes_on_device + adapters
     probed: Probed | None = None
     if probing:
-        probed = probe(engine.studio, _as_probed(settings, roles), sample_of(settings, data), clock=clock)
+        probed = _probed(engine, stage, _as_probed(settings, roles), sample_of(settings, data), clock)
     runtime = None
     if base.device.type == "cpu":
         runtime = max(0.0, psutil.Process().memory_info().rss - mine)
@@ -72,6 +72,28 @@ def plan(
         batch_of=batch_of,
         notes=notes,
     )
+
+
+UNPROBED = frozenset(
+    (
+        *("learning_rate", "epochs", "steps", "warmup", "schedule", "weight_decay", "seed", "parent"),
+        *("sft", "reward", "heldout_share", "eval_every", "eval_prompts", "sample_every", "checkpoint_every", "track"),
+        *("practise_on", "kl_coef", "kl_control", "kl_target", "kl_horizon", "kl_budget", "clip", "entropy_coef"),
+    )
+)
+"""Settings that say how often a thing is done or with what numbers, not how long it takes once."""
+
+
+def _probed(
+    engine: Engine, stage: str, settings: Settings, sample: Sequence[Example], clock: Callable[[], float]
+) -> Probed:
+    """Probe, or give what the same probe found before: a person turns many settings that change nothing about it."""
+    from lorarlhf.plan.probe import probe
+
+    key = str((stage, settings.model_dump(exclude=set(UNPROBED)), sample))
+    if key not in engine.probes:
+        engine.probes[key] = probe(engine.studio, settings, sample, clock=clock)
+    return engine.probes[key]
 
 
 def _as_probed(settings: Settings, roles: Roles) -> Settings:

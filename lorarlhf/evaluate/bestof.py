@@ -23,6 +23,8 @@ FEWEST = 10
 ALIKE = 0.1
 """Answers to one prompt whose scores spread less than this share of those voted on are all the same to the model."""
 MUCH_LONGER = 1.3
+EXAMPLES = 3
+"""Prompts whose answers are shown: the first, so that nobody picked them."""
 
 
 def weights(drawn: int, n: int) -> list[float]:
@@ -82,6 +84,17 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Example:
+    """One prompt with the answer that scores highest and the one in the middle."""
+
+    prompt: str
+    best: str
+    best_score: float
+    middle: str
+    middle_score: float
+
+
+@dataclass(frozen=True)
 class BestOf:
     """A try-out of best-of-n on held-out prompts."""
 
@@ -99,6 +112,7 @@ class BestOf:
     heads: int
     """Members of the ensemble; 0 where there were too few votes for one."""
     caveats: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Give all of it as JSON; what is not known is null."""
@@ -138,7 +152,15 @@ def best_of(kept: dict[str, Any]) -> BestOf:
         voted=kept["voted"],
         heads=kept["heads"],
         caveats=tuple(kept["caveats"]),
+        examples=tuple(_example(row) for row in kept["prompts"][:EXAMPLES] if "texts" in row),
     )
+
+
+def _example(row: dict[str, Any]) -> Example:
+    order = sorted(range(len(row["scores"])), key=row["scores"].__getitem__)
+    best, middle = order[-1], order[(len(order) - 1) // 2]
+    texts, scores = row["texts"], row["scores"]
+    return Example(row["prompt"], texts[best], scores[best], texts[middle], scores[middle])
 
 
 def _point(rows: Sequence[dict[str, Any]], n: int) -> Point:
@@ -162,9 +184,9 @@ def verdict(found: BestOf) -> str:
     """Say what the best of all would gain, in a sentence."""
     best = found.whole
     return (
-        f"Of {found.drawn} answers of {found.adapter} to each of {found.prompts} prompts the one {found.reward} likes "
-        f"best scores {number(best.gain.value)} above their mean (95 % interval {number(best.gain.low)} to "
-        f"{number(best.gain.high)}), at no more than {best.kl:.2f} nats of KL"
+        f"Picking the best of {found.drawn} answers of {found.adapter} by {found.reward} gains "
+        f"{number(best.gain.value)} reward (95 % interval {number(best.gain.low)} to {number(best.gain.high)}). "
+        "PPO can aim for about that"
     )
 
 

@@ -10,30 +10,33 @@ from lorarlhf.evaluate.drift_alarms import FEWEST, alarms
 from lorarlhf.evaluate.paired import Estimate
 from lorarlhf.evaluate.statistics import Share
 from lorarlhf.figures import figure, number
+from lorarlhf.reading import FAR_NATS, MOVED_NATS
 
-FINE = "Nothing here looks like drift or a fooled reward model"
+FINE = "No sign of cheating or drift"
 SMALL = "The questions are few and easy: they tell what was forgotten, not how good the base is"
 
 
 def verdict(drift: Drift) -> str:
     """Say how far the policy went and what it gained, in a sentence."""
-    far = f"{drift.adapter} is {figure(drift.kl.value, '.1f')} nats an answer away from {named(drift.reference)}"
+    kl = drift.kl.value
+    words = "still close to" if kl < MOVED_NATS else "some way from" if kl < FAR_NATS else "far from"
+    far = f"{words} {named(drift.reference)} (KL {figure(kl, '.1f')})"
     if drift.reward_gain is None:
-        return f"{far}; there is no reward model to say what that gained"
+        return f"{drift.adapter} is {far}; there is no reward model to say what that gained"
     gain = drift.reward_gain.change
     words = "gained" if gain.value >= 0 else "lost"
-    return f"{far} and {words} {number(abs(gain.value))} of reward by {drift.reward} ({interval(gain)})"
+    return f"{drift.adapter} {words} {number(abs(gain.value))} reward by {drift.reward} and is {far}"
 
 
 def ensemble(drift: Drift) -> str:
     """Say what the ensemble makes of it, in a sentence."""
     if not drift.least_gain or not drift.disagreement:
-        return "There are too few votes for an ensemble, which could tell a real gain from a fooled reward model"
-    least, doubt = drift.least_gain.change, drift.disagreement.change
-    return (
-        f"By the least of {drift.heads} heads fitted to your votes in other ways it is {number(least.value)} "
-        f"({interval(least)}); they disagree {doubt.value:.2f} times as much about its answers as about its reference's"
-    )
+        return "Too few votes for second opinions, which could tell a real gain from a fooled reward model"
+    least = drift.least_gain.change
+    sees = "sees a gain" if least.above(0) else "sees a loss" if least.below(0) else "sees no sure gain"
+    strictest = f"strictest of {drift.heads} second opinions"
+    the = "Even the" if least.above(0) else "The"
+    return f"{the} {strictest} {sees} ({figure(least.value, '+.2f')}; {interval(least)})"
 
 
 def few(drift: Drift) -> str:

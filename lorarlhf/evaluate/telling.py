@@ -6,6 +6,7 @@ from lorarlhf.evaluate.health import Drawn, Group, Health
 from lorarlhf.evaluate.statistics import Share, quantile
 from lorarlhf.evaluate.warnings import percent, warnings
 from lorarlhf.figures import figure
+from lorarlhf.reading import FEW_VOTES
 
 GROUP_NAMES = {
     "criterion": "criterion",
@@ -28,9 +29,12 @@ def verdict(health: Health) -> str:
     share = health.accuracy
     if not share:
         return f"Nobody knows yet how good {health.adapter} is"
+    if share.trials < FEW_VOTES:
+        hits = f"{share.hits:.1f}".removesuffix(".0")
+        return f"{health.adapter} agrees with {hits} of {votes(share)} test votes. Too few to say"
     return (
-        f"{health.adapter} is right about {share.value:.0%} of {votes(share)} votes on {health.prompts:,} "
-        f"prompt{'s' * (health.prompts != 1)} it never learned from (95 % interval {share.low:.0%} to {share.high:.0%})"
+        f"{health.adapter} agrees with you in {share.value:.0%} of {votes(share)} test votes "
+        f"(95 % interval {share.low:.0%} to {share.high:.0%})"
     )
 
 
@@ -38,12 +42,12 @@ def ceiling(health: Health) -> str:
     """Say how steady the person is, and how good a model can become on such votes."""
     share = health.consistency
     if not share:
-        return "How steady you are yourself is not known yet: about one pair in twenty is asked again while you rate"
+        return "Your own consistency is not known yet: about one pair in twenty is asked again while you rate"
     low, high = health.ceiling
-    could = f"{high:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"between {low:.0%} and {high:.0%}"
+    could = f"{high:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}"
     return (
-        f"Of {share.trials:.0f} pairs asked again you said the same in {share.value:.0%} (95 % interval "
-        f"{share.low:.0%} to {share.high:.0%}); at that, a perfect model would be right about {could}"
+        f"You repeat yourself in {share.hits:.0f} of {share.trials:.0f} re-asked pairs; a perfect model would then "
+        f"agree with you in {could}"
     )
 
 

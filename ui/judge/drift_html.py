@@ -12,11 +12,24 @@ from html import escape
 from lorarlhf.evaluate import bestof
 from lorarlhf.evaluate.bestof import BestOf
 from lorarlhf.evaluate.drift import Answer, Drift
-from lorarlhf.evaluate.drift_alarms import alarms
+from lorarlhf.evaluate.drift_alarms import FEWEST, alarms
 from lorarlhf.evaluate.drift_telling import SMALL, ensemble, outcome, rows, verdict
 from lorarlhf.figures import figure
-from lorarlhf.reading import Remark
+from lorarlhf.reading import FAR_NATS
 from lorarlhf.ui.judge.drift_svg import best_of_svg, drift_svg
+from lorarlhf.ui.judge.light import (
+    BAD,
+    DOUBT,
+    GOOD,
+    Lead,
+    Tile,
+    all_figures_html,
+    figure_html,
+    light_html,
+    remarks_html,
+    tiles_html,
+)
+from lorarlhf.ui.judge.rounds_view import DUEL
 from lorarlhf.ui.markdown import rendered
 
 NO_POLICY = """<div class='health empty'><h3>No policy on this base yet</h3>
@@ -41,19 +54,35 @@ def drift_html(drift: Drift) -> str:
     """Write all there is to say about a policy."""
     found = alarms(drift)
     caveats = "".join(f"<p class='subdued'>{escape(text)}.</p>" for text in drift.caveats)
-    said = _remarks("What speaks against it", found) if found else f"<p class='fine'>{escape(outcome(drift))}.</p>"
+    said = remarks_html("What speaks against it", found) or f"<p class='fine'>{escape(outcome(drift))}.</p>"
+    lead = Lead("Blind test: is it better?", "Judge", DUEL)
     return (
-        f"<div class='health'><h3>{escape(verdict(drift))}</h3><p>{escape(ensemble(drift))}.</p>{caveats}{said}"
-        f"<div class='figures'>{''.join(_figures(drift))}</div>{_to_read(drift.to_read)}</div>"
+        f"<div class='health'>{light_html(_color(drift), f'{verdict(drift)}.', lead)}{tiles_html(_tiles(drift))}"
+        f"<p>{escape(ensemble(drift))}.</p>{caveats}{said}{all_figures_html(_figures(drift), _to_read(drift.to_read))}"
+        "</div>"
     )
 
 
-def _remarks(title: str, found: Iterable[Remark]) -> str:
-    said = "".join(
-        f"<li><b>{escape(remark.seen)}</b>: {escape(remark.means)}. <span>{escape(remark.do)}.</span></li>"
-        for remark in found
+def _color(drift: Drift) -> str:
+    """Choose the light: red where the reward fell, was fooled, or is far outside of what it knows."""
+    fell = drift.reward_gain is not None and drift.reward_gain.change.below(0)
+    fooled = drift.least_gain is not None and drift.least_gain.change.below(0)
+    if drift.prompts >= FEWEST and (fell or fooled or drift.kl.above(FAR_NATS)):
+        return BAD
+    return DOUBT if alarms(drift) or drift.prompts < FEWEST else GOOD
+
+
+def _tiles(drift: Drift) -> list[Tile]:
+    found = []
+    if one := drift.reward_gain:
+        found.append(Tile("Reward", f"{figure(one.before, '+.2f')} → {figure(one.after, '+.2f')}"))
+    kl = drift.kl
+    found.append(
+        Tile("KL from the start", figure(kl.value, ".1f"), f"{figure(kl.low, '.1f')} to {figure(kl.high, '.1f')}")
     )
-    return f"<h4>{escape(title)}</h4><ul class='against'>{said}</ul>"
+    length = drift.length
+    found.append(Tile("Length of answers", f"{length.before:.0f} → {length.after:.0f}", "tokens"))
+    return found
 
 
 def _figures(drift: Drift) -> Iterable[str]:
@@ -62,8 +91,8 @@ def _figures(drift: Drift) -> Iterable[str]:
         if drift.course:
             about += " Small ones come from its run, those of the ensemble from the few answers that were kept."
         about += " Where the two part, the reward model may be being fooled."
-        yield _figure("Reward against √KL", KEY + chart, about)
-    yield _figure("Before and after", _table(drift), f"{SMALL}.")
+        yield figure_html("Reward against √KL", KEY + chart, about)
+    yield figure_html("Before and after", _table(drift), f"{SMALL}.")
 
 
 def _table(drift: Drift) -> str:
@@ -87,11 +116,6 @@ def _changed(text: str) -> str:
         if there
         else f"<span>{escape(text)}</span>"
     )
-
-
-def _figure(title: str, inside: str, about: str = "") -> str:
-    text = f"<p class='subdued'>{escape(about)}</p>" if about else ""
-    return f"<figure><figcaption>{escape(title)}</figcaption>{inside}{text}</figure>"
 
 
 def _to_read(pairs: Sequence[tuple[Answer, Answer]]) -> str:
@@ -135,12 +159,31 @@ def untried_html(adapter: str, reward: str) -> str:
 def best_of_html(found: BestOf) -> str:
     """Write what a try-out came to."""
     speaks = bestof.remarks(found)
-    fine = bestof.FINE if found.prompts >= bestof.FEWEST else bestof.few(found)
-    said = _remarks("Before you run PPO with it", speaks) if speaks else f"<p class='fine'>{escape(fine)}.</p>"
+    few = found.prompts < bestof.FEWEST
+    fine = bestof.few(found) if few else bestof.FINE
+    said = remarks_html("Before you run PPO with it", speaks) or f"<p class='fine'>{escape(fine)}.</p>"
     caveats = "".join(f"<p class='subdued'>{escape(text)}.</p>" for text in found.caveats)
-    about = "PPO pays more KL for the same gain, but changes the adapter; choosing costs n answers each time."
-    chart = _figure("Reward gained by the best of n", (KEY if found.heads else "") + best_of_svg(found), about)
-    return (
-        f"<div class='health'><h3>{escape(bestof.verdict(found))}</h3>{caveats}{said}"
-        f"<div class='figures'>{chart}</div></div>"
-    )
+    paid = f"{found.whole.kl:.2f} nats"
+    about = f"Choosing costs {paid} of KL and n answers each time; PPO pays more KL for the same gain, once."
+    chart = figure_html("Reward gained by the best of n", (KEY if found.heads else "") + best_of_svg(found), about)
+    lead = Lead("Rate more answers", "Rate") if speaks else Lead("Train with PPO", "Train")
+    light = light_html(DOUBT if speaks or few else GOOD, f"{bestof.verdict(found)}.", lead)
+    return f"<div class='health'>{light}{caveats}{said}{_chosen(found)}{all_figures_html([chart])}</div>"
+
+
+def _chosen(found: BestOf) -> str:
+    """Show what choosing comes to: the best answer beside the middle one, for the first prompts."""
+    if not found.examples:
+        return ""
+    rows = []
+    for one in found.examples:
+        both = _side(f"Best of {found.drawn}", one.best, one.best_score) + _side(
+            "Middle one", one.middle, one.middle_score
+        )
+        rows.append(f"<li><p class='asked' dir='auto'>{escape(one.prompt)}</p><div class='two'>{both}</div></li>")
+    return f"<ol class='wrong'>{''.join(rows)}</ol>"
+
+
+def _side(name: str, text: str, score: float) -> str:
+    shown = rendered(text) or "(an empty answer)"
+    return f"<div><b>{name} <span class='score'>{figure(score, '+.2f')}</span></b><div class='md'>{shown}</div></div>"

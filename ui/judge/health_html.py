@@ -6,17 +6,31 @@ from collections.abc import Sequence
 from html import escape
 
 from lorarlhf.evaluate.health import Health
-from lorarlhf.evaluate.telling import FINE, GROUP_NAMES, ceiling, verdict
+from lorarlhf.evaluate.statistics import Share
+from lorarlhf.evaluate.telling import FINE, GROUP_NAMES, ceiling, verdict, votes
 from lorarlhf.evaluate.votes import ScoredPair
 from lorarlhf.evaluate.warnings import percent, warnings
 from lorarlhf.figures import figure
+from lorarlhf.reading import FEW_VOTES
 from lorarlhf.types import Prompt
 from lorarlhf.ui.judge.charts_svg import boxes_svg, calibration_svg, intervals_html, scatter_svg
+from lorarlhf.ui.judge.light import (
+    BAD,
+    DOUBT,
+    GOOD,
+    Lead,
+    Tile,
+    all_figures_html,
+    figure_html,
+    light_html,
+    remarks_html,
+    tiles_html,
+)
 from lorarlhf.ui.markdown import rendered
 
 NO_REWARD = """<div class='health empty'><h3>No reward model on this base yet</h3>
 <p>Once one is trained, this page tells how good it is: how often it is right about votes it never learned from, whether
-it goes by length, who of the raters it contradicts, and whether PPO on it is wise.</p></div>"""
+it goes by length, which raters it disagrees with, and whether PPO on it is wise.</p></div>"""
 SHOWN = 5
 """Contradicted votes that are shown at once; the others wait behind them."""
 
@@ -38,44 +52,70 @@ def unmeasured_html(name: str, votes: int) -> str:
 def health_html(health: Health, *, whole: bool = True) -> str:
     """Write the whole page; while it is still being measured it does not count as looked at."""
     adapter = escape(health.adapter, quote=True) if whole else ""
-    return (
-        f"<div class='health' data-adapter='{adapter}'>{head_html(health)}"
-        f"<div class='figures'>{''.join(_figures(health))}</div></div>"
-    )
+    return f"<div class='health' data-adapter='{adapter}'>{head_html(health)}{all_figures_html(_figures(health))}</div>"
 
 
 def head_html(health: Health) -> str:
-    """Write what it comes to: the verdict, and what speaks against PPO."""
+    """Write what it comes to: the verdict, three figures, and what speaks against PPO."""
     found = warnings(health)
-    said = "".join(
-        f"<li><b>{escape(remark.seen)}</b>: {escape(remark.means)}. <span>{escape(remark.do)}.</span></li>"
-        for remark in found
-    )
-    against = f"<h4>Before you run PPO on it</h4><ul class='against'>{said}</ul>"
     caveats = "".join(f"<p class='subdued'>{escape(text)}.</p>" for text in health.caveats)
     left = f"<p class='subdued'>{health.unscored:,} pairs are not scored yet.</p>" if health.unscored else ""
-    return f"<h3>{escape(verdict(health))}</h3><p>{escape(ceiling(health))}.</p>{caveats}{left}" + (
-        against if found else f"<p class='fine'>{FINE}.</p>"
+    against = remarks_html("Before you run PPO on it", found) or f"<p class='fine'>{FINE}.</p>"
+    lead = Lead("Rate more answers", "Rate") if found else Lead("Train with PPO", "Train")
+    return (
+        f"{light_html(_color(health), f'{verdict(health)}.', lead)}{tiles_html(_tiles(health))}"
+        f"<p class='subdued'>{escape(ceiling(health))}.</p>{caveats}{left}{against}"
     )
+
+
+def _color(health: Health) -> str:
+    """Choose the light: red where it may be guessing, green where nothing speaks against it."""
+    share = health.accuracy
+    if share and share.trials >= FEW_VOTES and share.low <= 0.5:
+        return BAD
+    return DOUBT if warnings(health) else GOOD
+
+
+def _tiles(health: Health) -> list[Tile]:
+    found = [
+        Tile("Agrees with your test votes", _share(health.accuracy), _of(health.accuracy)),
+        Tile("You agree with yourself", _share(health.consistency), _of(health.consistency)),
+    ]
+    if one := health.length:
+        own = f"you prefer it in {one.person.value:.0%}" if one.person else ""
+        found.append(Tile("Prefers the longer answer", _share(one.model), own))
+    return found
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:.0%}" if share else "not known yet"
+
+
+def _of(share: Share) -> str:
+    return f"{share.low:.0%} to {share.high:.0%}, of {votes(share)}" if share else ""
 
 
 def _figures(health: Health) -> list[str]:
     low, high = health.ceiling
     marks = [(0.5, "guessing")]
-    marks += [(low, "a perfect model, at least"), (high, "a perfect model, at most")] if health.consistency else []
-    rows = [("it, new votes", health.accuracy), ("it, learned votes", health.learned)]
-    rows += [("you, asked again", health.consistency)]
-    about = "The lines stand at guessing" + (" and at what a perfect model would reach." if len(marks) > 1 else ".")
-    found = [_figure("How often it is right", intervals_html("Agreement with your votes", rows, marks=marks), about)]
-    if one := health.calibration:
-        by_chance = "no more than chance makes of so few votes" if one.error <= one.by_chance else "more than chance"
-        text = f"Off by {one.error:.0%} on average, {by_chance} (up to {one.by_chance:.0%})."
-        found.append(_figure("How sure it is, and how right", calibration_svg(one), text))
-    if health.length:
+    marks += [(low, "best possible, at least"), (high, "best possible, at most")] if health.consistency else []
+    rows = [("model, test votes", health.accuracy), ("model, training votes", health.learned)]
+    rows += [("you, re-asked", health.consistency)]
+    about = "Dashed: guessing" + (", best possible." if len(marks) > 1 else ".")
+    found = [
+        figure_html("How often it is right", intervals_html("Agreement with your votes", rows, marks=marks), about)
+    ]
+    many = health.accuracy.trials >= FEW_VOTES
+    if (one := health.calibration) and many:
+        text = f"Off by {one.error:.0%} on average, more than chance (up to {one.by_chance:.0%})."
+        if one.error <= one.by_chance:
+            text = f"Off by {one.error:.0%} on average, which so few votes can show by chance."
+        found.append(figure_html("How sure it is, and how right", calibration_svg(one), text))
+    if health.length and many:
         found += _length(health)
     if health.drawn:
         text = "Fresh answers to prompts kept apart; the box holds the middle half. PPO moves answers to the right."
-        found.append(_figure("Scores of answers", boxes_svg(health.drawn, health.voted), text))
+        found.append(figure_html("Scores of answers", boxes_svg(health.drawn, health.voted), text))
     found += _groups(health)
     return found + _person(health)
 
@@ -86,11 +126,11 @@ def _length(health: Health) -> list[str]:
     text = f"Rank correlation {_signed(one.correlation)}. The longer answer is preferred by it in {percent(one.model)} "
     text += f"of the pairs, by you in {percent(one.person)}."
     return [
-        _figure("Reward against length", scatter_svg(one.points), text),
-        _figure(
+        figure_html("Reward against length", scatter_svg(one.points), text),
+        figure_html(
             "How often it is right if the better one is …",
             intervals_html("By the length of the better answer, seen from the other", one.buckets),
-            "A model that counts words is right below and wrong above.",
+            "If it only counted words, it would be right in the lower rows.",
         ),
     ]
 
@@ -100,11 +140,12 @@ def _groups(health: Health) -> list[str]:
     for name, groups in health.groups.items():
         rows = []
         for group in groups:
-            rows.append((group.name, group.heldout))
-            if name == "rater":
-                rows.append((f"{group.name}, learned votes", group.learned))
+            if group.heldout.trials >= FEW_VOTES:
+                rows.append((group.name, group.heldout))
+            if name == "rater" and group.learned.trials >= FEW_VOTES:
+                rows.append((f"{group.name}, training votes", group.learned))
         table = intervals_html(f"How often it is right, by {GROUP_NAMES[name]}", rows)
-        found += [_figure(f"By {GROUP_NAMES[name]}", table)] if table else []
+        found += [figure_html(f"By {GROUP_NAMES[name]}", table)] if table else []
     return found
 
 
@@ -118,15 +159,10 @@ def _person(health: Health) -> list[str]:
             "Rankings", [("shown first is best", one.first)], "rankings", [(one.first_expected, name)]
         )
     return (
-        [_figure("You: left or right", tables, "Sides are dealt at random, so a half is what it should be.")]
+        [figure_html("You: left or right", tables, "Sides are dealt at random, so a half is what it should be.")]
         if tables
         else []
     )
-
-
-def _figure(title: str, inside: str, about: str = "") -> str:
-    text = f"<p class='subdued'>{escape(about)}</p>" if about else ""
-    return f"<figure><figcaption>{escape(title)}</figcaption>{inside}{text}</figure>" if inside else ""
 
 
 # -- votes it contradicts ---------------------------------------------------------------------------------------
@@ -147,13 +183,13 @@ def disagreements_html(found: Sequence[ScoredPair]) -> str:
 def _disagreement(one: ScoredPair) -> str:
     asked = escape(one.pair.prompt[-1]["content"])
     name = escape(one.pair.prompt[-1]["content"][:60])
-    part = "it learned from this vote" if one.learned else "new to it"
+    part = "training vote" if one.learned else "test vote"
     rater = f" · {escape(one.rater)}" if one.rater else ""
     return (
         f"<li><p class='asked' dir='auto'>{asked}</p><div class='two'>"
         f"{_answer('You preferred', one.pair.chosen, one.chosen.score)}"
         f"{_answer('It prefers', one.pair.rejected, one.rejected.score)}</div>"
-        f"<p class='row'><span class='subdued'>apart by {figure(-one.gap, '.2f')} · {part}{rater}</span>"
+        f"<p class='row'><span class='subdued'>gap {figure(-one.gap, '.2f')} · {part}{rater}</span>"
         f"<button type='button' data-name='{one.row}'>Vote again<span class='sr'> on {name}</span></button></p></li>"
     )
 

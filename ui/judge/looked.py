@@ -9,7 +9,7 @@ from lorarlhf.settings import Settings
 from lorarlhf.store import Store
 from lorarlhf.ui.desk import Desk
 
-LOOK = "Reward, drift"
+LOOK = "Reward model"
 """Where they are looked at, as that section of the Judge tab is called."""
 LOOKED = "reward models looked at"
 """Name in the workspace: what a reward model is by content → `seen` or `skipped`."""

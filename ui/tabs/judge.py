@@ -15,7 +15,7 @@ def build(desk: Desk, tab: gr.Tab) -> None:
     with gr.Tabs(elem_id="judge-sections"):
         with gr.Tab(LOOK):
             judge_reward.build(desk, tab)
-            judge_drift.build(desk, tab)
+        judge_drift.build(desk, tab)
         with gr.Tab(DUEL):
             judge_duel.build(desk)
         with gr.Tab("Rounds"):

@@ -16,9 +16,10 @@ from lorarlhf.ui.judge.drift_html import (
     untried_html,
 )
 from lorarlhf.ui.judge.drift_view import DriftView
-from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, beating, plain, warned
+from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, beating, leading, plain, warned
 
 LOOKS = "judge-panel"
+POLICY, GAIN = "Policy", "What PPO could gain"
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
@@ -31,22 +32,24 @@ class Section:
 
     def __init__(self, desk: Desk) -> None:
         self.view = DriftView(desk)
-        self.head = beating(LOOKS, stamp=self.view.news, value="<h2>Did it cheat?</h2>")
-        with gr.Row(elem_classes="bottom"):
-            self.policy = _choice("Policy", "drifted")
-            self.measure = _button("Measure it", "measure-policy")
-            self.stop = _stop("stop-drift")
-            self.progress = plain(LOOKS, elem_id="drift-progress", scale=2, min_width=200)
-        self.drift = plain(LOOKS, elem_id="drift")
-        plain(LOOKS, value="<h2>What PPO could gain</h2>")
-        with gr.Row(elem_classes="bottom"):
-            self.answering = gr.Dropdown([], label="Model", scale=1, min_width=180, elem_id="answering", **GROWING)
-            self.reward = gr.Dropdown([], label="Reward model", scale=1, min_width=180, elem_id="choosing", **GROWING)
-            self.attempt = _button("Estimate", "try-best-of")
-            self.stop_attempt = _stop("stop-best-of")
-            self.attempt_progress = plain(LOOKS, elem_id="best-of-progress", scale=1, min_width=200)
-        self.best_of = plain(LOOKS, elem_id="best-of")
-        self.seen = gr.State("")
+        with gr.Tab(POLICY) as self.policy_tab:
+            self.head = beating(LOOKS, stamp=self.view.news, value="<h2>Did it cheat?</h2>")
+            with gr.Row(elem_classes="bottom"):
+                self.policy = _choice("Policy", "drifted")
+                self.measure = _button("Measure it", "measure-policy")
+                self.stop = _stop("stop-drift")
+                self.progress = plain(LOOKS, elem_id="drift-progress", scale=2, min_width=200)
+            self.drift = leading(LOOKS, elem_id="drift")
+        with gr.Tab(GAIN) as self.gain_tab:
+            self.gain_head = beating(LOOKS, stamp=self.view.news, value="<h2>What PPO could gain</h2>")
+            with gr.Row(elem_classes="bottom"):
+                self.answering = _choice("Model", "answering")
+                self.reward = _choice("Reward model", "choosing")
+                self.attempt = _button("Estimate", "try-best-of")
+                self.stop_attempt = _stop("stop-best-of")
+                self.attempt_progress = plain(LOOKS, elem_id="best-of-progress", scale=1, min_width=200)
+            self.best_of = leading(LOOKS, elem_id="best-of")
+            self.seen = gr.State("")  # what stands beside tabs would count as one of them
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -59,7 +62,8 @@ class Section:
         ]
         look: dict[str, Any] = {"fn": self.look, "inputs": inputs, "outputs": outputs, **QUIET}
         changed = [box.change for box in (self.policy, self.answering, self.reward)]
-        gr.on([tab.select, self.head.tick, *changed], trigger_mode="always_last", **look)
+        shown = [tab.select, self.policy_tab.select, self.gain_tab.select, self.head.tick, self.gain_head.tick]
+        gr.on([*shown, *changed], trigger_mode="always_last", **look)
         self.measure.click(self._measure, self.policy, **UNSEEN).then(**look)
         self.attempt.click(self._try, [self.answering, self.reward], **UNSEEN).then(**look)
         for button in (self.stop, self.stop_attempt):

@@ -67,7 +67,7 @@ class Section:
             elem_classes=LOOKS,
             elem_id="reward-health",
             apply_default_css=False,
-            js_on_load=asset("judge.js"),
+            js_on_load=asset("lead.js") + asset("leading.js") + asset("judge.js"),
             server_functions=[seen],
         )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -22,6 +21,7 @@ from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import PRACTICE, Standing, choices, missing, next_step, plan
 from lorarlhf.ui.train.charts import as_json, overlaid
 from lorarlhf.ui.train.comparing import numbers_csv as as_csv
+from lorarlhf.ui.train.efforts import LENGTH
 from lorarlhf.ui.train.end_card import card_html
 from lorarlhf.ui.train.forms import defaults
 from lorarlhf.ui.train.look_first import LookFirst
@@ -81,9 +81,9 @@ class Page:
                 self.runs_problem = gr.HTML(elem_classes="problem-line")
                 self.runs = gr.HTML(elem_id="runs", apply_default_css=False, js_on_load=PRESSED)
         forms = [part.form for part in self.stages.values()]
-        self.fields = {field for form in forms for field in (form.name, *form.fields.values())}
+        self.fields = {field for form in forms for field in (form.name, form.effort, *form.fields.values())}
         self.problems = [self.step_problem, self.runs_problem, *(part.problem for part in self.stages.values())]
-        self.planning = [form.fields[name] for form in forms for name in COST_FIELDS if name in form.fields]
+        self.planning = [field for form in forms for field in (form.effort, *form.fields.values())]
 
     # -- events -----------------------------------------------------------------------------------------------
 
@@ -95,10 +95,9 @@ class Page:
         gr.on([self.beat.tick, tab.select, *changed], self.look, trigger_mode="always_last", **look)
         act: dict[str, Any] = {"outputs": {*self.problems, self.chosen, *self.look_first.outputs}, **UNSEEN}
         for stage, part in self.stages.items():
-            filled = {part.form.name, *part.form.fields.values(), self.chosen}
+            filled = {part.form.name, part.form.effort, *part.form.fields.values(), self.chosen}
             part.start.click(self._starter(stage, part.problem), filled, **act).then(self.look, **look)
             part.queue.click(self._enqueuer(stage, part.problem), filled, **act).then(self.look, **look)
-            part.measure.click(self._measurer(stage, part.problem), filled, **act).then(self.look, **look)
         self.do.click(None, js=GO_THERE, **QUIET)
         offered = {*self.fields, self.offer, self.chosen}
         self.do.click(self._do_next, offered, **act).then(self.look, **look)
@@ -139,21 +138,11 @@ class Page:
             return self._enqueuer("ppo", problem, unseen=True)(filled)
         return self._attempt(lambda: self._start("ppo", filled, unseen=True), problem)
 
-    def _measurer(self, stage: str, problem: gr.HTML) -> Callable[[Mapping[Any, Any]], Updates]:
-        def measure(filled: Mapping[Any, Any]) -> Updates:
-            now = self.view.standing(self.view.runs())
-            ask = partial(self._ask_cost, stage, now, filled, probing=True)
-            return self._attempt(ask, problem) | {self.chosen: filled[self.chosen]}
-
-        return measure
-
-    def _ask_cost(self, stage: str, now: Standing, filled: Mapping[Any, Any], *, probing: bool = False) -> None:
+    def _ask_cost(self, stage: str, now: Standing, filled: Mapping[Any, Any], *, probing: bool) -> None:
         """Have the engine plan a stage, unless what it learns from is missing or a run is at work."""
         if missing(stage, now):
             return
-        fields = self.stages[stage].form.fields
-        values = {name: filled[fields[name]] for name in COST_FIELDS if name in fields}
-        given = {name: value for name, value in values.items() if value is not None}
+        given = self.stages[stage].form.given(self.desk, filled, COST_FIELDS)
         key = (self.desk.fingerprint, now.about(), given)
         self.view.costs.ask(stage, key, self.desk.stage_settings(stage, given), probing=probing)
 
@@ -217,7 +206,7 @@ class Page:
             "next": (standing, lambda: self._next(now)),
             "adapters": ((now.names(), tuple(now.practice.values())), lambda: self._adapters(now)),
             "plans": ((standing, [filled[field] for field in self.planning]), lambda: self._plans(now, runs, filled)),
-            "costs": (self._costs_stamp(now, filled), self._costs),
+            "costs": (self._costs_stamp(now, runs, filled), lambda: self._costs(now, runs, filled)),
             "runs": ((standing, run and run.id), lambda: self._list(runs, run)),
             "run": ("", self._no_run),
         }
@@ -273,6 +262,7 @@ class Page:
         found: Updates = {}
         for stage, part in self.stages.items():
             values = defaults(self.desk, stage)
+            values |= {LENGTH[stage]: None}
             found |= {field: values[name] for name, field in part.form.fields.items()}
         return found
 
@@ -301,27 +291,29 @@ class Page:
         found: Updates = {}
         for stage, part in self.stages.items():
             problem = missing(stage, now)
-            values = {name: filled[f] for name, f in part.form.fields.items() if name in PLAN_FIELDS}
+            values = part.form.given(self.desk, filled, PLAN_FIELDS)
             text = problem or plan(stage, now, values, self.view.pace(stage, runs))
             found[part.plan] = run_html.plan_html(text, possible=not problem)
+            found[part.changed] = run_html.changed_html(part.form.changed(self.desk, filled))
             found[part.start] = gr.update(interactive=not problem)
             # Waiting helps against what others make or hold; a stage without data of its own would wait for nothing.
             found[part.queue] = gr.update(interactive=now.base and not missing(stage, now.in_time()))
         return found
 
-    def _costs_stamp(self, now: Standing, filled: Mapping[Any, Any]) -> str:
+    def _costs_stamp(self, now: Standing, runs: list[RunRow], filled: Mapping[Any, Any]) -> str:
         """Have planned what is not yet, and tell what the plans depend on."""
         for stage in self.stages:
             with suppress(LoraRlhfError):  # a value that makes no sense is told when the run is started
-                self._ask_cost(stage, now, filled)
-        can = [not missing(stage, now) for stage in self.stages]
-        return str(([self.view.costs.stamp(stage) for stage in self.stages], can))
+                # How long it takes is measured until a run has shown it.
+                self._ask_cost(stage, now, filled, probing=self.view.pace(stage, runs) is None)
+        return str([(self.view.costs.stamp(stage), missing(stage, now)) for stage in self.stages])
 
-    def _costs(self) -> Updates:
+    def _costs(self, now: Standing, runs: list[RunRow], filled: Mapping[Any, Any]) -> Updates:
         found: Updates = {}
         for stage, part in self.stages.items():
-            text = self.view.costs.html(stage)
-            found |= {part.cost: text, part.measure: gr.update(visible=bool(text))}
+            found[part.cost] = self.view.costs.html(stage)
+            given = part.form.given(self.desk, filled, PLAN_FIELDS)
+            found[part.form.effort] = gr.update(choices=self.view.efforts(stage, now, given, runs))
         return found
 
     def _list(self, runs: list[RunRow], shown: RunRow | None) -> Updates:

@@ -191,7 +191,7 @@ def _next_round(now: Standing) -> Step:
         if not now.looked:
             why = "PPO does whatever scores high. What the reward model likes, and what it got wrong, is under Judge."
             text = f"{reward.name} is ready. Check it before PPO"
-            return Step(text, why, "Check it", "Judge", section="Reward, drift")
+            return Step(text, why, "Check it", "Judge", section="Reward model")
         return _first_try(now, reward)
     if now.tested:
         text = f"Rate {more} answers of {policy.name}, then train again"
@@ -260,16 +260,22 @@ def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | N
     share = "some of them kept apart to measure on"
     if stage == "ppo":
         learns = f"Practises on {practised(now, settings.get('practise_on') or PPOSettings().sources)}"
-        steps = settings.get("steps") or 0
     else:
         rows = now.demonstrations if stage == "sft" else now.votes
         learns = f"Learns from {rows:,} demonstrations" if stage == "sft" else f"Learns from {_votes(rows)}"
         if stage == "reward" and milestone(now):
             share += f"; {milestone(now)}"
-        steps = 0.9 * rows * _passes(settings.get("epochs")) / max(1, settings.get("batch_size") or 1)
-    steps = max(1, math.ceil(steps))
+    steps = steps_of(stage, now, settings)
     time = f", {duration(steps * pace * work(settings))} at the pace of the last run" if pace else ""
     return f"{learns}, {share}. About {steps:,} step{'s' * (steps != 1)}{time}."
+
+
+def steps_of(stage: str, now: Standing, settings: Mapping[str, Any]) -> int:
+    """Count about how many steps a stage would take."""
+    if stage == "ppo":
+        return max(1, math.ceil(settings.get("steps") or 0))
+    rows = now.demonstrations if stage == "sft" else now.votes
+    return max(1, math.ceil(0.9 * rows * _passes(settings.get("epochs")) / max(1, settings.get("batch_size") or 1)))
 
 
 def _passes(typed: Any) -> float:

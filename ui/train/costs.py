@@ -61,6 +61,14 @@ class Costs:
         asked = self._asked.get(stage)
         return asked and (str(asked.key), asked.probing, asked.job.done)
 
+    def seconds(self, stage: str) -> tuple[float, int] | None:
+        """Give the time a stage would take and its steps; None where that is not measured, or not yet."""
+        asked = self._asked.get(stage)
+        if asked is None or not asked.job.done or asked.job.future.exception():
+            return None
+        plan = asked.job.result()
+        return (plan["seconds"], plan["steps"]) if plan["seconds"] is not None else None
+
     def html(self, stage: str) -> str:
         """Write the plan of a stage; nothing where none was asked for."""
         asked = self._asked.get(stage)

@@ -26,7 +26,7 @@ class StagePart:
     form: Form
     plan: gr.HTML
     cost: gr.HTML
-    measure: gr.Button
+    changed: gr.HTML
     start: gr.Button
     queue: gr.Button
     problem: gr.HTML
@@ -34,7 +34,7 @@ class StagePart:
     @property
     def shown(self) -> tuple[Any, ...]:
         """List what looking may change, besides the fields."""
-        return self.plan, self.cost, self.measure, self.start, self.queue
+        return self.plan, self.cost, self.changed, self.form.effort, self.start, self.queue
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,13 @@ def stage_part(desk: Desk, stage: str) -> StagePart:
     with gr.Tab(STAGE_NAMES[stage], id=stage):
         plan_line = gr.HTML(elem_classes="plan")
         form = build_form(desk, stage, ROLES[stage])
-        with gr.Row(elem_classes="costs"):
-            cost = gr.HTML(elem_id=f"cost-{stage}", scale=1, min_width=200)
-            measure = gr.Button("Measure", size="sm", visible=False, scale=0, min_width=90, elem_id=f"measure-{stage}")
+        changed = gr.HTML(elem_id=f"changed-{stage}", elem_classes="changed")
+        cost = gr.HTML(elem_id=f"cost-{stage}")
         problem = gr.HTML(elem_classes="problem-line")
         with gr.Row(elem_classes="start"):
             start = gr.Button(START_LABELS[stage], interactive=False, scale=2, min_width=160, elem_id=f"start-{stage}")
             queue = gr.Button("Add to queue", interactive=False, min_width=150, elem_id=f"queue-{stage}")
-    return StagePart(form, plan_line, cost, measure, start, queue, problem)
+    return StagePart(form, plan_line, cost, changed, start, queue, problem)
 
 
 def run_part(numbers: Callable[[Mapping[str, Any]], str]) -> RunPart:

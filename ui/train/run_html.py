@@ -207,6 +207,14 @@ def problem_html(text: str) -> str:
     return f"<p class='problem' role='alert'>{escape(text)}</p>" if text else ""
 
 
+def changed_html(changed: Mapping[str, str]) -> str:
+    """Name the settings that are not as usual; nothing where all are."""
+    if not changed:
+        return ""
+    listed = escape(", ".join(f"{name} {value}" for name, value in changed.items()))
+    return f"<p>{len(changed)} setting{'s' * (len(changed) != 1)} changed: {listed}</p>"
+
+
 def plan_html(text: str, *, possible: bool) -> str:
     """Write what a stage would do, or what it waits for."""
     return f"<p class='plan {'ready' if possible else 'waits'}'>{escape(text)}</p>"

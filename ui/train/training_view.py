@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from statistics import fmean
+from typing import Any
 
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import RunDiffers, TrainingError
+from lorarlhf.figures import duration
 from lorarlhf.library import check_new_name
 from lorarlhf.settings import STAGES, Settings
 from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import check_looked, reward_for
-from lorarlhf.ui.train.advice import missing, work
+from lorarlhf.ui.train.advice import Standing, missing, steps_of, work
 from lorarlhf.ui.train.costs import Costs
+from lorarlhf.ui.train.efforts import EFFORTS, LENGTH, efforts_of, length_of
 from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers
 from lorarlhf.ui.train.queue import Queue
 from lorarlhf.ui.train.standing import Runs
@@ -46,6 +50,23 @@ class TrainingView(Runs):
             if fits and (found := [seconds for _, seconds in self.numbers.of(run).get("time/step", [])]):
                 return fmean(found[-PACE_STEPS:]) / work(run.settings)
         return None
+
+    def efforts(self, stage: str, now: Standing, given: Mapping[str, Any], runs: list[RunRow]) -> list[tuple[str, str]]:
+        """List (words, value) of the efforts of a stage, with the time each would take, where that is known.
+
+        `given` are the settings that decide about steps and their size.
+        """
+        found = []
+        pace, measured = self.pace(stage, runs), self.costs.seconds(stage)
+        each = pace * work(given) if pace else measured[0] / measured[1] if measured else None
+        usual = self.desk.stage_settings(stage, {}).model_dump()
+        for effort in efforts_of(stage):
+            length = length_of(stage, effort, usual)
+            steps = steps_of(stage, now, {**given, LENGTH[stage]: length})
+            time = "" if each is None else f" · about {duration(steps * each)}"
+            longer = " or more" if time and length == "auto" else ""
+            found.append((f"{EFFORTS[effort]}{time}{longer}", effort))
+        return found
 
     def news(self) -> str:
         """Write what changes whenever anything does that a page shows, but for what is filled in on that page."""
