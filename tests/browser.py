@@ -156,7 +156,13 @@ def ready(page: Page) -> None:
 
 def open_tab(page: Page, name: str) -> None:
     """Go to a tab by its name; a narrow page keeps the last ones in a menu."""
-    page.locator("#tabs [role=tab]").locator("visible=true").first.wait_for()
+    bar = page.locator(".bottom-bar")
+    page.locator("#tabs > .tab-wrapper").or_(bar).locator("visible=true").first.wait_for()
+    if bar.is_visible():
+        if not bar.get_by_role("button", name=name).is_visible():
+            bar.get_by_role("button", name="More").click()
+        bar.get_by_role("button", name=name).click()
+        return
     tab = page.get_by_role("tab", name=re.compile(f"^{name}"))
     if tab.locator("visible=true").count():
         tab.locator("visible=true").click()

@@ -16,6 +16,7 @@ from lorarlhf.engine.client import Job
 from lorarlhf.engine.requests import EngineDied
 from lorarlhf.library import CARD, WEIGHTS
 from lorarlhf.settings import LoadSettings, SamplingSettings
+from lorarlhf.ui.rate.rating import RatingDesk
 from lorarlhf.workspace import Workspace
 
 
@@ -99,3 +100,17 @@ def wait_for(look: Callable[[], Any], seconds: float = 20) -> Any:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
     return found
+
+
+def whole(rating: RatingDesk, ahead: int = 0) -> dict[str, Any]:
+    """Wait for a pair that can be rated, and for others behind it."""
+
+    def look() -> Any:
+        view = rating.ask({"do": "look"})
+        return view if view["sheet"] and view["sheet"]["whole"] and view["ahead"] >= ahead else None
+
+    return wait_for(look)
+
+
+def vote(rating: RatingDesk, verdict: str = "a1", **more: Any) -> dict[str, Any]:
+    return rating.ask({"do": "vote", "sheet": whole(rating)["sheet"]["id"], "verdict": verdict, **more})

@@ -58,6 +58,25 @@ def told(page: Page, words: str) -> None:
     page.wait_for_function("w => document.querySelector('.said .words').textContent.includes(w)", arg=words)
 
 
+def unfold(page: Page) -> None:
+    """Open the sheet behind the pill, where it is not open yet."""
+    if page.locator(".pill").get_attribute("aria-expanded") == "false":
+        page.locator(".pill").click()
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    unfold(page)
+    page.locator(f"[data-choice={name}]").select_option(value)
+    page.locator(f"[data-choice={name}]").evaluate("node => node.blur()")
+
+
+def ranked(page: Page) -> str:
+    """Read the ranking off the strip."""
+    marks = """nodes => nodes.map(n => n.matches('.level')
+      ? [...n.querySelectorAll('b')].map(b => b.textContent).join('=') : n.textContent).join('')"""
+    return str(page.locator(".ranks > li").evaluate_all(marks))
+
+
 def answers(page: Page) -> list[str]:
     return page.locator(".answer .text").all_inner_texts()
 
@@ -95,7 +114,7 @@ def test_a_session_without_the_mouse(app: App, store: Store):
         page.keyboard.press("2")
         told(page, "Saved: A better")
         page.keyboard.press("Control+3")
-        page.get_by_role("button", name="Options").click()
+        unfold(page)
         page.locator("[data-choice=rater]").click()
         page.keyboard.type("11 bus")
         page.keyboard.press("Escape")
@@ -123,24 +142,28 @@ def test_writing_a_better_answer_ranking_and_the_history(app: App, store: Store)
         assert store.demonstrations()[-1].value.response.startswith("1 better answer")
         assert list(store.rankings()[-1].value.completions[1:]) == shown
 
-        page.locator("[data-choice=answers]").select_option("3")
+        page.locator(".modes label", has_text="Rank").click()
+        choose(page, "answers", "3")
         page.wait_for_function("document.querySelectorAll('.answer').length === 3")
         settle(page)
         page.locator("[data-choice=answers]").evaluate("node => node.blur()")
         for key in ("3", "=", "1"):
             page.keyboard.press(key)
-        assert page.locator(".ranks").inner_text().split() == ["C", "=", "A"]
+        assert ranked(page) == "3=1"
+        assert page.locator(".answer header .medal").all_inner_texts() == ["1st", "1st"]
+        assert page.locator(".ranks .first").first.inner_text() == " ".join(answers(page)[2].split()[:3])
         page.locator(".answer").nth(1).locator("header").drag_to(page.locator(".ranks .gap").first)
-        assert page.locator(".ranks").inner_text().split() == ["B", ">", "C", "=", "A"]
+        assert ranked(page) == "2>3=1"
         page.locator(".ranks [data-place='0']").press("ArrowRight")
-        assert page.locator(".ranks").inner_text().split() == ["B", ">", "C", ">", "A"]
+        assert ranked(page) == "2>3>1"
         page.locator(".ranks [data-place='0']").press("=")
         page.evaluate("document.activeElement.blur()")
         press(page, "Enter")
-        told(page, "Saved: B > A = C")
+        assert page.locator(".medal").all_inner_texts() == []
+        told(page, "Saved: 2 > 1 = 3")
         assert store.rankings()[-1].value.ranks == (2, 1, 2)
 
-        page.locator("[data-choice=answers]").select_option("2")
+        page.locator(".modes label", has_text="Compare").click()
         page.wait_for_function("document.querySelectorAll('.answer').length === 2")
         page.keyboard.press("Escape")
         press(page, "1")
@@ -155,7 +178,7 @@ def test_writing_a_better_answer_ranking_and_the_history(app: App, store: Store)
 def test_a_chat_goes_on_with_the_preferred_answer(app: App, store: Store):
     with app.page() as page:
         settle(page)
-        page.locator("[data-choice=source]").select_option("chat")
+        page.locator(".modes label", has_text="Chat").click()
         page.wait_for_selector(".composer textarea:focus, .composer textarea")
         page.locator(".composer textarea").click()
         page.keyboard.type("How do I cancel order 12?")
@@ -173,14 +196,15 @@ def test_a_chat_goes_on_with_the_preferred_answer(app: App, store: Store):
         told(page, "Saved: A much better")
         assert [turn["content"] for turn in store.comparisons()[-1].value.prompt][1:] == [right, "And if it was sent?"]
         page.keyboard.press("Escape")
-        page.locator("[data-choice=source]").select_option("starter")
+        page.locator(".modes label", has_text="Compare").click()
+        expect(page.locator(".pill .sum")).to_have_text("Starter set · 2 answers by current model (base)")
         settle(page)
 
 
 def test_whoever_types_several_prompts_never_votes_by_it(app: App, store: Store):
     with app.page() as page:
         settle(page)
-        page.locator("[data-choice=source]").select_option("typed")
+        choose(page, "source", "typed")
         page.locator(".composer textarea").click()
         before = (store.counts()["comparisons"], store.counts()["undone"])
         for text in ("Where is my parcel? 1", "Then an unusual one, 2"):
@@ -196,7 +220,7 @@ def test_whoever_types_several_prompts_never_votes_by_it(app: App, store: Store)
         page.keyboard.press("Escape")
         page.keyboard.press("3")
         told(page, "Saved: Tie")
-        page.locator("[data-choice=source]").select_option("starter")
+        choose(page, "source", "starter")
         settle(page)
 
 
@@ -329,7 +353,7 @@ def test_keys_of_other_layouts_and_number_pads(app: App, store: Store):
 def test_enter_that_confirms_a_word_of_an_input_method_sends_nothing(app: App, store: Store):
     with app.page() as page:
         settle(page)
-        page.locator("[data-choice=source]").select_option("typed")
+        choose(page, "source", "typed")
         page.locator(".composer textarea").fill("にほん")
         page.locator(".composer textarea").focus()
         key(page, "Enter", "Enter", 229)  # Safari's order of events
@@ -338,5 +362,5 @@ def test_enter_that_confirms_a_word_of_an_input_method_sends_nothing(app: App, s
         assert page.get_attribute(".composer textarea", "dir") == "auto"
         page.locator(".composer textarea").fill("")
         page.keyboard.press("Escape")
-        page.locator("[data-choice=source]").select_option("starter")
+        choose(page, "source", "starter")
         settle(page)

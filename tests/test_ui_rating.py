@@ -25,7 +25,7 @@ from lorarlhf.ui.rate.rating import RatingDesk
 from lorarlhf.ui.rate.sheets import PERSON, VERDICTS, About, Recipe, Sheet, verdict_of
 from lorarlhf.ui.rate.tally import progress
 from lorarlhf.ui.readiness import milestone
-from tests.rating_desk import FakeDesk, adapter, wait_for
+from tests.rating_desk import FakeDesk, adapter, vote, wait_for, whole
 
 ASSETS = Path(__file__).parent.parent / "ui/assets"
 RECIPE = Recipe("base-1", (("left-1", "h1"), ("right-1", "h2")), SamplingSettings(), round=3)
@@ -42,20 +42,6 @@ def desk(tmp_path: Path) -> Iterator[FakeDesk]:
 @pytest.fixture
 def rating(desk: FakeDesk) -> RatingDesk:
     return RatingDesk(desk, random.Random(0))  # type: ignore[arg-type]
-
-
-def whole(rating: RatingDesk, ahead: int = 0) -> dict[str, Any]:
-    """Wait for a pair that can be rated, and for others behind it."""
-
-    def look() -> Any:
-        view = rating.ask({"do": "look"})
-        return view if view["sheet"] and view["sheet"]["whole"] and view["ahead"] >= ahead else None
-
-    return wait_for(look)
-
-
-def vote(rating: RatingDesk, verdict: str = "a1", **more: Any) -> dict[str, Any]:
-    return rating.ask({"do": "vote", "sheet": whole(rating)["sheet"]["id"], "verdict": verdict, **more})
 
 
 # -- rows -----------------------------------------------------------------------------------------------------
@@ -280,7 +266,7 @@ def test_ranking_several_with_ties(desk, rating):
     rating.ask({"do": "prefer", "values": {"answers": 4}})
     sheet = whole(rating)["sheet"]
     reply = rating.ask({"do": "rank", "sheet": sheet["id"], "ranks": [5, 1, 5, 9]})
-    assert reply["said"] == "Saved: B > A = C > D"
+    assert reply["said"] == "Saved: 2 > 1 = 3 > 4"
     said = desk.store.rankings()[0].value
     assert said.completions == tuple(sheet["answers"])
     assert said.ranks == (2, 1, 2, 3)

@@ -65,13 +65,14 @@ def build(desk: Desk) -> gr.Blocks:
     """Put the page together."""
     with gr.Blocks(title="lorarlhf", analytics_enabled=False, fill_width=True) as page:
         _header(desk)
+        gr.HTML(BOTTOM, js_on_load=asset("lead.js") + asset("bottom.js"), apply_default_css=False, elem_id="bottom")
         names = [name.lower().split()[0] for name, _ in TABS]
         with gr.Tabs(elem_id="tabs") as tabs:
             for id, (name, tab) in zip(names, TABS, strict=True):
                 with gr.Tab(name, id=id) as shown:
                     tab.build(desk, shown)
                 # The address keeps the tab, so that a reload comes back to it.
-                shown.select(None, js=f"() => history.replaceState(null, '', '#{id}')", api_visibility="private")
+                shown.select(None, js=SHOWN.format(id), api_visibility="private")
         there = gr.Textbox(visible=False)
         page.load(
             lambda id: gr.Tabs(selected=id) if id in names else gr.skip(),
@@ -129,6 +130,21 @@ def _header(desk: Desk) -> None:
     resume.click(lambda: forget(go_on=True), **QUIET).then(**say)
 
 
+SHOWN = "() => {{ history.replaceState(null, '', '#{0}'); document.body.dataset.tab = '{0}'; }}"
+"""The script that keeps which tab is shown: in the address, and for the bar at the bottom of a phone."""
+FEW = 3
+"""Tabs that stand in that bar; the others come up from *More*."""
+
+
+def _bar(names: list[str]) -> str:
+    return "".join(f"<button type='button' data-go='{name}'>{name}</button>" for name in names)
+
+
+BOTTOM = (
+    f"<nav class='bottom-bar' aria-label='Tabs'>{_bar([name for name, _ in TABS[:FEW]])}"
+    "<button type='button' class='more' aria-expanded='false'>More</button>"
+    f"<div class='rest' hidden>{_bar([name for name, _ in TABS[FEW:]])}</div></nav>"
+)
 BRAND = (
     f"<a class='brand' href='#rate'><span>{ICON}</span>lorarlhf</a>"
     "<button type='button' class='theme' title='Light or dark' aria-label='Switch between light and dark'>"

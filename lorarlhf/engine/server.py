@@ -169,7 +169,12 @@ class Server:
 
     def do_generate(self, prompts: list[Any], n: int, sampling: dict[str, Any], adapter: str) -> list[list[Any]]:
         settings = SamplingSettings.parse(sampling)
-        texts = GrowingTexts(self.engine.base.tokenizer, settings.stop, lambda rows: self._tell(rows=rows))
+        most = settings.max_new_tokens
+
+        def show(rows: list[tuple[int, str]]) -> None:
+            self._tell(rows=rows, step=texts.longest, total=most)
+
+        texts: GrowingTexts = GrowingTexts(self.engine.base.tokenizer, settings.stop, show)
 
         def on_step(tokens: dict[int, int]) -> None:
             self._check()
@@ -276,6 +281,11 @@ class GrowingTexts:
             self._grown.clear()
             now = time.monotonic()
             self._due = now + max(STREAM_SECONDS, 20 * (now - began))
+
+    @property
+    def longest(self) -> int:
+        """Count the tokens of the longest answer so far."""
+        return max(map(len, self._drawn.values()), default=0)
 
     def finish(self, texts: list[str]) -> None:
         """Show the answers as they ended."""

@@ -22,7 +22,7 @@ const LEGEND = [
   ["R", "other answers, same prompt"], ["N", "another prompt (in a chat: a new one)"], ["V", "where the last answers were from"],
   ["W", "write a question"], ["M", "show Markdown as it was written"], ["J / K", "scroll the answers"], ["H", "earlier votes"],
   ["?", "show or hide these keys"],
-  ["1 … 6", "rank next, or remove"], ["T or =", "ranking: the next one is tied"], ["⌫", "remove last"],
+  ["Alt 1 … 8", "a criterion: A, equal, B"], ["1 … 6", "rank next, or remove"], ["T or =", "ranking: the next one is tied"], ["⌫", "remove last"],
   ["Enter", "ranking: save"], ["Esc", "leave a field"], ["Ctrl Enter", "save what you wrote"],
 ];
 
@@ -33,10 +33,15 @@ const { ask, act, shown, busy, open } = talk({
   looking: () => ({ stamp: view.stamp, shelf: view.shelf }),
   pause: () => LOOK_MS[pace()],
 });
-const rank = ranking($(".ranks"), LETTERS, drawRanking);
+const rank = ranking($(".ranks"), (place) => firstWords(view.sheet?.answers[place]), drawRanking);
 const past = pastVotes($(".history"), act);
 const look = beyondSight(root);
 keepLastTurn($(".prompt"));
+
+/** What the page calls an answer: by a letter where two are compared, by the key that places it where they are ranked. */
+const called = (place, count) => (count > 2 ? String(place + 1) : LETTERS[place]);
+const firstWords = (text) => (text || "").trim().split(/\s+/).slice(0, 3).join(" ");
+const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th"];
 
 function pace() {
   if (view.sheet && !view.sheet.whole && !view.sheet.problem && !view.stuck) return "drawing";
@@ -52,7 +57,7 @@ function show(reply) {
   if ("choices" in reply) drawChoices();
   if ("progress" in reply) drawProgress();
   if (reply.said !== undefined) say(reply.said, reply.wrong);
-  if (reply.sources) say(reply.sources.map((name, i) => `${LETTERS[i]}: ${name}`).join(" · "));
+  if (reply.sources) say(reply.sources.map((name, i) => `${called(i, reply.sources.length)}: ${name}`).join(" · "));
   if (reply.history) past.show(reply.history);
   else if (reply.progress && past.isOpen) ask({ do: "history", page: past.page }).then((more) => more.history && past.show(more.history));
   if (changed || !seen) drawSheet();
@@ -63,9 +68,20 @@ function say(words, wrong = false) {
   const node = $(".said .words");
   node.textContent = words;
   node.getAnimations().forEach((old) => old.cancel());
-  if (PHONE.matches) node.animate({ opacity: [1, 1, 0] }, { duration: wrong ? 8000 : 2500, fill: "forwards" });
+  if (PHONE.matches) toast(node, wrong ? 8000 : 3500);
   $(".said").classList.toggle("wrong", wrong);
   $("[data-do=reveal]").hidden = !info.revealable;
+}
+
+/** Show a line above the buttons for a moment; a vote can be taken back there. */
+function toast(node, ms) {
+  if (node.textContent.startsWith("Saved")) {
+    const back = make("button", { type: "button" }, "Undo");
+    back.addEventListener("click", () => { back.remove(); press("undo"); });
+    setTimeout(() => back.remove(), ms * 0.7); // gone before it cannot be seen any more
+    node.append(back);
+  }
+  node.animate({ opacity: [1, 1, 0] }, { duration: ms, fill: "forwards" });
 }
 
 function drawProgress() {
@@ -92,10 +108,10 @@ function drawSheet() {
   if (fresh || seen.turns !== turns.length) converse($(".prompt"), turns);
   if (!turns.length) $(".prompt").replaceChildren(make("span", { className: "faint" }, "No prompt yet"));
   root.querySelectorAll(".answer").forEach((box, place) => fill(box, sheet, place));
-  if (sheet && sheet.whole && (fresh || !seen.whole)) arm();
+  if (sheet && (sheet.whole || sheet.readable) && (fresh || !seen.votable)) arm();
   compose(sheet);
   look();
-  seen = sheet ? { id: sheet.id, answers: sheet.answers, whole: sheet.whole, turns: turns.length } : { answers: [], turns: turns.length };
+  seen = sheet ? { id: sheet.id, answers: sheet.answers, votable: sheet.whole || sheet.readable, turns: turns.length } : { answers: [], turns: turns.length };
   root.dataset.sheet = sheet ? sheet.id : "";
 }
 
@@ -108,8 +124,9 @@ function buildAnswers(count) {
   const box = $(".answers");
   box.className = `answers${count > 2 ? " many" : ""}${count === 3 || count > 4 ? " three" : ""}`;
   box.replaceChildren(...Array.from({ length: count }, (_, place) => {
-    const header = make("header", {}, `${LETTERS[place]}`);
-    const node = make("section", { className: "answer", "aria-label": `Answer ${LETTERS[place]}` }, header,
+    const name = called(place, count);
+    const header = make("header", {}, make("span", { className: "name" }, name));
+    const node = make("section", { className: "answer", "aria-label": `Answer ${name}` }, header,
       make("div", { className: "text", tabIndex: 0 }), make("span", { className: "wait", hidden: true }));
     if (count > 2) {
       const button = make("button", { type: "button", className: "quiet" });
@@ -142,9 +159,17 @@ function fill(box, sheet, place) {
   else if (sheet.whole && !text.trim()) words = "(an empty answer)";
   if (words && !text.trim()) body.replaceChildren(make("span", { className: "faint" }, place && !sheet?.whole ? "" : words));
   wait.hidden = !sheet || sheet.whole || !text;
-  wait.textContent = "writing …";
+  wait.textContent = howFar(sheet?.pace);
   box.setAttribute("aria-busy", String(Boolean(sheet && !sheet.whole)));
 }
+
+/** Say how far an answer is and how long it may take yet. */
+function howFar(now) {
+  if (!now?.limit) return "writing …";
+  const rate = now.rate ? ` · ${now.rate < 10 ? now.rate : Math.round(now.rate)} a second · up to ${inWords(now.left)} left` : "";
+  return `${now.tokens} of ${now.limit} tokens${rate}`;
+}
+const inWords = (seconds) => (seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`);
 
 /** Say where the limit of tokens ended an answer, and offer a longer one. */
 function cutNote(box, sheet, place) {
@@ -172,7 +197,10 @@ function drawRanking() {
   root.querySelectorAll(".answer").forEach((box, place) => {
     box.classList.toggle("placed", rank.isPlaced(place));
     const button = box.querySelector("header button");
-    if (button) button.textContent = rank.isPlaced(place) ? `rank ${rank.ranks()[place]}` : `press ${place + 1}`;
+    if (!button) return;
+    const at = rank.isPlaced(place) ? rank.ranks()[place] : 0;
+    button.textContent = at ? ORDINALS[at - 1] : `press ${place + 1}`;
+    button.classList.toggle("medal", at > 0);
   });
   drawButtons();
 }
@@ -180,6 +208,7 @@ function drawRanking() {
 function drawButtons() {
   const sheet = view.sheet;
   const ready = Boolean(sheet && sheet.whole && editing === null);
+  const votable = ready || Boolean(sheet?.readable && editing === null);
   const can_skip = Boolean(sheet && !sheet.whole && editing === null && !view.stuck);
   const many = Boolean(sheet && sheet.answers.length > 2);
   $(".strip").hidden = !many;
@@ -193,7 +222,7 @@ function drawButtons() {
     root.querySelectorAll(".answer header button").forEach(() => drawRanking());
   }
   // A pair can be skipped before it is whole: that needs no answer.
-  row.querySelectorAll("button").forEach((node) => { node.disabled = !(ready || (node.dataset.do === "skip" && can_skip)); });
+  row.querySelectorAll("button").forEach((node) => { node.disabled = !(votable || (node.dataset.do === "skip" && can_skip)); });
   if (many) row.firstChild.disabled = !ready || rank.left === sheet.answers.length;
   // While the engine cannot write, only what was written before can be gone on to.
   const can = { undo: info.undoable > 0 && editing === null, edit0: ready && !many, edit1: ready && !many,
@@ -201,6 +230,7 @@ function drawButtons() {
     next: Boolean(sheet || view.turns?.length) && editing === null && !(view.stuck && !view.ahead), legend: true };
   $(".tools").querySelectorAll("button").forEach((node) => { node.disabled = !can[node.dataset.do]; });
   $("[data-do=reveal]").hidden = !info.revealable;
+  $("[data-do=prepare]").textContent = view.preparing ? "Stop preparing" : "Prepare 30 pairs";
   root.dataset.state = ready ? (guard.waits ? "shown" : "ready") : sheet && editing === null ? "drawing" : editing === null ? "waiting" : "editing";
   note(sheet, many);
 }
@@ -209,6 +239,9 @@ function drawButtons() {
 function note(sheet, many) {
   const words = $(".hint");
   let text = view.ahead ? `${view.ahead} more ready` : "";
+  if (view.preparing) text = `Preparing: ${view.ahead} of ${view.preparing} ready`;
+  else if (view.seconds && !sheet?.whole) text = `about ${inWords(view.seconds)} a pair here`;
+  if (sheet?.readable) text = "Clear already? Vote now: the rest is not written.";
   if (sheet?.whole && view.stuck) text = `${view.wait} ${view.ahead ? `${view.ahead} more are ready to be rated.` : "This is the last pair for now."}`;
   if (sheet?.whole && sheet.equal) text = "All answers came out the same, also after drawing again.";
   if (many && sheet.whole && rank.left && rank.left < sheet.answers.length) text = `${rank.left} not placed: they share the last rank`;
@@ -233,14 +266,43 @@ function drawChoices() {
     if (node.type === "checkbox") node.checked = value;
     else node.value = value ?? "";
   }
+  drawMode();
   $("[data-choice=temperature]").placeholder = choices.temperature;
   $("[data-choice=max_new_tokens]").placeholder = choices.max_new_tokens;
   $(".criteria").replaceChildren(...choices.criteria.map((name) => {
     const box = make("input", { type: "checkbox", value: name, checked: chosen.criteria.includes(name) });
     box.addEventListener("change", () => prefer({ criteria: [...root.querySelectorAll(".criteria :checked")].map((node) => node.value) }));
-    return make("label", { className: "tick" }, box, ` ${name}`);
+    const label = make("label", { className: "tick" }, box, ` ${name}`);
+    if (!chosen.own.includes(name)) return label;
+    const away = make("button", { type: "button", className: "quiet away", "aria-label": `Remove ${name}` }, "×");
+    const without = (names) => names.filter((other) => other !== name);
+    away.addEventListener("click", () => prefer({ own: without(chosen.own), criteria: without(chosen.criteria) }));
+    return make("span", {}, label, away);
   }));
   drawExtras();
+}
+
+const modeOf = ({ source, answers }) => (source === "chat" ? "chat" : answers > 2 ? "rank" : "compare");
+
+/** Show which mode is on, and sum up what was chosen in the sheet behind the pill. */
+function drawMode() {
+  const { chosen, choices } = info;
+  const mode = modeOf(chosen);
+  root.querySelectorAll("[name=mode]").forEach((node) => { node.checked = node.value === mode; });
+  $(".more .many").hidden = mode !== "rank";
+  const option = (name) => $(`[data-choice=${name}]`).selectedOptions[0]?.textContent || "";
+  const by = option("first") + (chosen.second && chosen.second !== chosen.first ? ` vs ${option("second")}` : "");
+  const asked = mode === "chat" ? "Your conversation" : option("source");
+  $(".pill .sum").textContent = `${asked} · ${chosen.answers} answers by ${by}`;
+}
+
+/** Go over to another mode; questions come from where they came from before a chat. */
+function changeMode(mode) {
+  const { chosen } = info;
+  if (chosen.source !== "chat") info.before = chosen.source;
+  const source = info.before ?? "";
+  if (mode === "chat") prefer({ source: "chat", answers: 2 });
+  else prefer({ source, answers: mode === "rank" ? Math.max(4, chosen.answers) : 2 });
 }
 
 async function prefer(values) {
@@ -250,7 +312,10 @@ async function prefer(values) {
 
 root.addEventListener("change", (event) => {
   const node = event.target;
-  if (node.matches(".own")) {
+  if (node.name === "mode") {
+    node.blur(); // keys vote
+    changeMode(node.value);
+  } else if (node.matches(".own")) {
     const { own, criteria } = info.chosen;
     const name = node.value.trim();
     node.value = "";
@@ -267,17 +332,26 @@ function drawExtras() {
   const { chosen, choices } = info;
   const parts = [];
   const two = !view.sheet || view.sheet.answers.length === 2;
-  for (const name of two ? chosen.criteria : []) {
+  for (const [i, name] of (two ? chosen.criteria : []).entries()) {
     const options = [["a", "A"], ["tie", "="], ["b", "B"]].map(([value, label]) =>
       make("label", {}, make("input", { type: "radio", name: `criterion-${name}`, value, "data-criterion": name }), label));
-    parts.push(make("span", { className: "criterion", role: "radiogroup", "aria-label": name }, make("b", {}, name), ...options));
+    parts.push(make("span", { className: "criterion", role: "radiogroup", "aria-label": name }, make("b", {}, name), make("kbd", { "aria-hidden": "true" }, `Alt ${i + 1}`), ...options));
   }
+  if (chosen.reasons && two) parts.push(make("b", {}, "The better one is …"));
   if (chosen.reasons && two) for (const reason of choices.reasons) {
     parts.push(make("label", { className: "tick" }, make("input", { type: "checkbox", "data-reason": reason }), reason));
   }
   if (chosen.note) parts.push(make("input", { className: "note", type: "text", dir: "auto", placeholder: "Note", "aria-label": "Note", maxLength: 2000 }));
   $(".extras").replaceChildren(...parts);
   $(".extras").hidden = !parts.length;
+}
+
+/** Turn a criterion on: A, equal, B, nothing said, and round again. */
+function turnCriterion(number) {
+  const boxes = [...root.querySelectorAll(".extras .criterion")[number]?.querySelectorAll("input") || []];
+  const at = boxes.findIndex((box) => box.checked);
+  boxes.forEach((box, i) => { box.checked = i === at + 1; });
+  return boxes.length > 0;
 }
 
 function extras() {
@@ -340,6 +414,7 @@ function press(name, click = null) {
   else if (name === "edit0" || name === "edit1") edit(Number(name.at(-1)));
   else if (name === "again" || name === "next") act({ do: name, sheet: sheet?.id });
   else if (name === "undo") act({ do: "undo" });
+  else if (name === "prepare") act({ do: "prepare", number: view.preparing ? 0 : 30 });
   else if (name === "reveal") act({ do: "reveal" });
   else if (name === "legend") showLegend($(".legend").hidden);
   else if (name === "more") {
@@ -377,6 +452,8 @@ function rankKey(name, event) {
 
 function onKey(event) {
   if (!element.isConnected) return document.removeEventListener("keydown", onKey);
+  const criterion = event.altKey && /^Digit([1-8])$/.exec(event.code);
+  if (criterion && shown() && !isField(event.target) && turnCriterion(criterion[1] - 1)) return event.preventDefault();
   if (!shown() || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || composing(event)) return;
   if (isField(event.target)) {
     if (event.key === "Escape" && root.contains(event.target)) event.target.blur();
@@ -400,11 +477,39 @@ function onKey(event) {
   if (used) event.preventDefault();
 }
 
+// -- swiping: to the left A, to the right B, as the arrow keys do; what it would say is shown before it is said ---------
+
+const SWIPE = { shows: 50, votes: 120, slant: 0.5 };
+let swipe = null;
+
+function swiped(touch) {
+  const x = touch.clientX - swipe.x, y = touch.clientY - swipe.y;
+  return Math.abs(y) > SWIPE.slant * Math.abs(x) ? 0 : x;
+}
+
+$(".answers").addEventListener("touchstart", (event) => {
+  const one = event.touches.length === 1 && view.sheet?.answers.length === 2 && !isField(event.target) && !event.target.closest("pre, table");
+  swipe = one ? { x: event.touches[0].clientX, y: event.touches[0].clientY, sheet: view.sheet.id } : null;
+}, { passive: true });
+$(".answers").addEventListener("touchmove", (event) => {
+  const x = swipe ? swiped(event.touches[0]) : 0;
+  const far = Math.abs(x) > SWIPE.shows;
+  $(".swipe").hidden = !far;
+  $(".swipe").textContent = x < 0 ? "← A better" : "B better →";
+  $(".swipe").classList.toggle("sure", Math.abs(x) > SWIPE.votes);
+}, { passive: true });
+for (const name of ["touchend", "touchcancel"]) $(".answers").addEventListener(name, (event) => {
+  $(".swipe").hidden = true;
+  const x = swipe && name === "touchend" && swipe.sheet === view.sheet?.id ? swiped(event.changedTouches[0]) : 0;
+  swipe = null;
+  if (Math.abs(x) > SWIPE.votes) press(x < 0 ? "a1" : "b1");
+}, { passive: true });
+
 // -- the page ---------------------------------------------------------------------------------------------------
 
 $(".tools").append(...TOOLS.map(([name, label, key]) => button(name, label, key)), make("span", { className: "hint", role: "note" }));
 $(".legend").append(...LEGEND.map(([key, meaning]) => make("div", {}, make("dt", {}, make("kbd", {}, key)), make("dd", {}, meaning))));
-for (const name of ["more", "reveal"]) $(`[data-do=${name}]`).addEventListener("click", () => press(name));
+for (const name of ["more", "reveal", "prepare"]) $(`[data-do=${name}]`).addEventListener("click", () => press(name));
 $(".composer").addEventListener("submit", async (event) => {
   event.preventDefault();
   const area = $(".composer textarea");

@@ -1,7 +1,7 @@
 // Ranking three to six answers: levels of places, best first; places on one level are tied. Knows no server.
 
 /** Keep a ranking in `node` and call `changed` whenever it changes. */
-function ranking(node, letters, changed) {
+function ranking(node, words, changed) {
   let levels = [];
   let count = 0;
   let tieNext = false;
@@ -53,7 +53,7 @@ function ranking(node, letters, changed) {
       element.addEventListener("dragstart", (event) => {
         dragged = place;
         event.dataTransfer.effectAllowed = "move";
-        event.dataTransfer.setData("text/plain", letters[place]);
+        event.dataTransfer.setData("text/plain", String(place + 1));
       });
       element.addEventListener("dragend", () => { dragged = null; });
     },
@@ -77,7 +77,8 @@ function ranking(node, letters, changed) {
 
   function chip(place, at) {
     const button = make("button", { type: "button", className: "chip", draggable: true, "data-place": place,
-      "aria-label": `Answer ${letters[place]}, rank ${at + 1}; arrow keys move it, equals ties it with the one before` }, letters[place]);
+      "aria-label": `Answer ${place + 1}, rank ${at + 1}; arrow keys move it, equals ties it with the one before` },
+      make("b", {}, String(place + 1)), make("span", { className: "first" }, words(place)));
     button.addEventListener("click", () => self.pick(place));
     button.addEventListener("keydown", (event) => {
       const alone = levels[at].length === 1;

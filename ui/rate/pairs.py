@@ -17,7 +17,7 @@ from lorarlhf.engine.client import Job
 from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.types import Prompt, prompt_key
-from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.desk import Desk, Notice
 from lorarlhf.ui.rate.sheets import Recipe, Sheet
 
 AHEAD = 3
@@ -27,6 +27,14 @@ REDRAWS = 3
 WATCHED_SECONDS = 10.0
 """A page that did not look for this long is gone, or shows something else."""
 IDLE_SECONDS = 0.5
+QUICK_SECONDS = 3.0
+
+
+def alike(texts: Collection[str]) -> bool:
+    """Tell whether answers share more than half of their words."""
+    words = [set(text.lower().split()) for text in texts]
+    every = set.union(*words)
+    return bool(every) and len(set.intersection(*words)) > len(every) / 2
 
 
 class Tray:
@@ -39,6 +47,7 @@ class Tray:
         take: Callable[[Collection[str]], Prompt | None],
         repeat: Callable[[Collection[int]], Sheet | None] = lambda asked: None,
         redraws: int = REDRAWS,
+        choosy: Callable[[], bool] = lambda: False,
     ) -> None:
         self.lock = threading.RLock()
         """Held by whoever looks at the sheets or moves them; never while the engine is waited for."""
@@ -46,6 +55,12 @@ class Tray:
         self.problem = ""
         """Why the thread could not go on."""
         self._desk, self._recipe, self._take, self._repeat, self._redraws = desk, recipe, take, repeat, redraws
+        self._choosy = choosy
+        """Tells whether answers that are much alike are drawn again, too, where that takes next to no time."""
+        self.ahead = AHEAD
+        """How many sheets are kept ready behind the one in front."""
+        self.seconds: float | None = None
+        """What the last sheet took to draw."""
         self._news = threading.Event()
         self._watched = 0.0
         self._at_work: tuple[Sheet, Job] | None = None
@@ -66,6 +81,17 @@ class Tray:
                 self._thread.start()
         if asleep:
             self._news.set()
+
+    def prepare(self, number: int) -> None:
+        """Draw so many sheets ahead, also while nobody looks; the number is as usual again once they are there."""
+        with self.lock:
+            self.ahead = max(number, AHEAD)
+        self.changed()
+
+    @property
+    def preparing(self) -> bool:
+        """Tell whether more than the usual number is being drawn ahead."""
+        return self.ahead > AHEAD
 
     def changed(self) -> None:
         """Note that sheets came or went: what is being drawn may not be what is wanted now."""
@@ -135,20 +161,31 @@ class Tray:
 
     def _next(self) -> Sheet | None:
         """Find the sheet to draw now, or begin one; None where there is nothing to do."""
-        if not self._watching or self.obstacle() or not self._desk.fingerprint:
+        if not (self._watching or self.preparing) or self.obstacle() or not self._desk.fingerprint:
             return None
         with self.lock:
             self._refresh()
             undone = self._first_undone()
-            if undone or len(self.sheets) > AHEAD:
+            if undone:
                 return undone
+            if len(self.sheets) > self.ahead:
+                self._prepared()
+                return None
             prompt = self._take({prompt_key(sheet.prompt) for sheet in self.sheets})
             if prompt is None:
+                self._prepared()
                 return None
             if self.sheets and (again := self._repeat({s.repeats for s in self.sheets if s.repeats is not None})):
                 self.sheets.append(again)
             self.sheets.append(sheet := self._blank(prompt))
             return sheet
+
+    def _prepared(self) -> None:
+        """Say that what was to be prepared is there, or all of it that there are prompts for."""
+        if self.preparing:
+            ready = sum(sheet.whole for sheet in self.sheets)
+            self.ahead = AHEAD
+            self._desk.tell(Notice(f"{ready} pairs are ready to be rated", good=True))
 
     def _blank(self, prompt: Prompt) -> Sheet:
         return Sheet.blank(prompt, self._recipe(prompt))
@@ -168,15 +205,19 @@ class Tray:
     def _draw(self, sheet: Sheet) -> bool:
         """Fill a sheet, or say on it why not; tell whether it is whole."""
         assert sheet.recipe is not None
+        began = time.monotonic()
         hopeless = sheet.recipe.sampling.temperature == 0 and len(sheet.recipe.groups()) == 1
         try:
             for _ in range(1 if hopeless else 1 + self._redraws):
                 sheet.begin(secrets.randbelow(2**31))
                 sheet.tries += 1
                 self._answer(sheet)
-                if len(set(sheet.texts)) > 1:
+                again = self._choosy() and time.monotonic() < began + QUICK_SECONDS and alike(sheet.texts)
+                if sheet.whole or (len(set(sheet.texts)) > 1 and not again):
                     break
         except (JobCancelled, EngineDied):
+            if sheet.whole:  # it was judged before its end
+                return True
             # Not wanted any more, or to be drawn again when the engine is back.
             sheet.begin(0)
             return False
@@ -185,14 +226,19 @@ class Tray:
             sheet.problem = str(error)
             return False
         with self.lock:
-            sheet.finish()
+            if not sheet.whole:
+                sheet.finish()
+                self.seconds = time.monotonic() - began
         return True
 
     def _answer(self, sheet: Sheet) -> None:
         """Have all answers of a sheet drawn, its leftmost first: which adapter is first says nothing then."""
         assert sheet.recipe is not None
         groups = [(name, numbers, i) for i, (name, numbers) in enumerate(sheet.recipe.groups())]
-        for name, numbers, i in sorted(groups, key=lambda group: min(map(sheet.order.index, group[1]))):
+        for at, (name, numbers, i) in enumerate(sorted(groups, key=lambda g: min(map(sheet.order.index, g[1])))):
+            if sheet.whole:
+                return
+            sheet.pace.behind = len(groups) - 1 - at
             seed = sheet.origin.sampling["seed"] + i
             sampling = sheet.recipe.sampling.model_copy(update={"seed": seed})
             self._fill(sheet, numbers, self._desk.engine.generate([sheet.prompt], len(numbers), sampling, name))
@@ -204,14 +250,18 @@ class Tray:
         try:
             for now in job.updates():
                 self._write(sheet, numbers, now.texts)
+                sheet.pace.look(now.step, now.total, time.monotonic())
             answers: list[dict[str, Any]] = job.result()[0]
             self._write(sheet, numbers, [answer["text"] for answer in answers])
-            for number, answer in zip(numbers, answers, strict=True):
-                sheet.cut_off[number] = not answer["ended"]
+            with self.lock:
+                for number, answer in zip(numbers, answers, strict=True):
+                    sheet.cut_off[number] = sheet.whole or not answer["ended"]
         finally:
             with self.lock:
                 self._at_work = None
 
     def _write(self, sheet: Sheet, numbers: list[int], texts: Collection[str]) -> None:
-        for number, text in zip(numbers, texts, strict=True):
-            sheet.texts[number] = text
+        with self.lock:
+            if not sheet.whole:
+                for number, text in zip(numbers, texts, strict=True):
+                    sheet.texts[number] = text

@@ -15,6 +15,8 @@ from lorarlhf.errors import DataError
 from lorarlhf.store import Store
 from lorarlhf.types import Message, Prompt, prompt_key, user
 
+PLAIN_FIRST = 10
+"""Prompts that whoever is new here is asked about first are single questions, where there are any."""
 TYPED_META, CHAT_META = "rating typed", "rating chat"
 
 
@@ -52,7 +54,8 @@ class Line:
         free = [item for item in self._prompts if item[0] not in busy]
         if not free:
             return None
-        key, prompt = min(free, key=lambda item: self._asked[item[0]])
+        new = self._asked.total() < PLAIN_FIRST
+        key, prompt = min(free, key=lambda item: (self._asked[item[0]], new and len(item[1]) > 1))
         self._asked[key] += 1
         return prompt
 

@@ -42,6 +42,11 @@ from lorarlhf.ui.rate.vote_history import History, in_words
 from lorarlhf.ui.readiness import FIRST_VOTES
 
 LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000
+MOST_PREPARED = 200
+CLEAR_FIRST = 10
+"""Votes that come before pairs may be hard to tell apart."""
+SLOW_SECONDS = 3.0
+"""A pair that takes so long is worth telling how long."""
 
 
 class RatingDesk:
@@ -65,7 +70,7 @@ class RatingDesk:
             "queue": imported_line(store),
             "starter": starter_line(store),
         }
-        self.tray = Tray(desk, lambda prompt: self.recipe(), self._take, self._again)
+        self.tray = Tray(desk, lambda prompt: self.recipe(), self._take, self._again, choosy=self._is_new)
         self._last: Sheet | None = None
         """What the last verdict was about."""
         self._base = desk.load_settings.base
@@ -95,7 +100,10 @@ class RatingDesk:
 
     def do_vote(self, payload: Payload) -> dict[str, Any]:
         """Say which of two answers is better."""
-        sheet, verdict = self._judged(payload), str(payload.get("verdict"))
+        sheet, verdict = self._current(payload), str(payload.get("verdict"))
+        if sheet.readable and verdict in VERDICTS:
+            sheet.stop()
+        sheet = self._judged(payload)
         said = sheet.comparison(verdict, self._about(payload))
         answer = sheet.placed[PREFERRED[verdict]] if verdict in PREFERRED else ""
         return self._say(sheet, [said], VERDICTS[verdict][2], answer)
@@ -132,6 +140,11 @@ class RatingDesk:
             self.tray.clear()
             return self._told("A new conversation")
         return self._told("Another prompt; nothing was saved about the last one")
+
+    def do_prepare(self, payload: Payload) -> dict[str, Any]:
+        """Draw many pairs ahead, also while no page looks; or no more than usual again."""
+        self.tray.prepare(min(_number(payload, "number"), MOST_PREPARED))
+        return self._told("Preparing. You can leave; keep the app running" if self.tray.preparing else "Stopped")
 
     def do_undo(self, payload: Payload) -> dict[str, Any]:
         """Take the last verdict back and show its answers again."""
@@ -196,6 +209,8 @@ class RatingDesk:
                 "ahead": sum(sheet.whole for sheet in list(self.tray.sheets)[1:]),
                 "wait": obstacle or (self._why_nothing() if sheet is None else ""),
                 "stuck": bool(obstacle),
+                "preparing": self.tray.ahead if self.tray.preparing else 0,
+                "seconds": round(self.tray.seconds) if self.tray.seconds and self.tray.seconds >= SLOW_SECONDS else 0,
                 "shelf": self._shelf(),
             }
             if sheet:
@@ -206,6 +221,8 @@ class RatingDesk:
                     "html": [rendered(text) for text in sheet.placed] if sheet.whole else [],
                     "cut": sheet.cut,
                     "whole": sheet.whole,
+                    "readable": sheet.readable,
+                    "pace": {} if sheet.whole else sheet.pace.told(),
                     "equal": sheet.equal,
                     "tries": sheet.tries,
                     "problem": sheet.problem,
@@ -305,6 +322,10 @@ class RatingDesk:
         if not self.chosen.repeats or self.chosen.answers != 2 or self.source == "chat":
             return None
         return again(self._desk.store, self.chosen.rater, busy, self._rng)
+
+    def _is_new(self) -> bool:
+        """Tell whether the person has hardly voted: whoever begins sees clear-cut pairs."""
+        return len(self.history) < CLEAR_FIRST
 
     def _current(self, payload: Payload) -> Sheet:
         """Give the front sheet; refuse what another page, or a second key press, says about one that is gone."""

@@ -77,6 +77,52 @@ class Recipe:
         )
 
 
+READABLE_LETTERS, WORTH_SECONDS = 60, 5.0
+"""Answers of which so much is there can be judged before they are whole, where the rest would take so long."""
+
+
+@dataclass
+class Pace:
+    """How fast answers are written, and how long they may take yet."""
+
+    tokens: int = 0
+    """Of the longest answer that is being written."""
+    limit: int = 0
+    """Tokens at most."""
+    behind: int = 0
+    """Groups of answers that come after those that are being written."""
+    began: float = 0.0
+    """When the first token was there."""
+    now: float = 0.0
+    first: int = 0
+    """Tokens there were then."""
+
+    def look(self, tokens: int, limit: int, now: float) -> None:
+        """Take in how far the answers are."""
+        if tokens < self.tokens or not self.began:
+            self.began, self.first = now, tokens
+        self.tokens, self.limit, self.now = tokens, limit, now
+
+    @property
+    def rate(self) -> float | None:
+        """Give the tokens a second of each answer; None before there are two looks."""
+        seconds = self.now - self.began
+        return (self.tokens - self.first) / seconds if seconds > 0.3 and self.tokens > self.first else None
+
+    @property
+    def left(self) -> float | None:
+        """Give the seconds that the answers may take yet, if all of them are as long as they may be."""
+        rate = self.rate
+        return (self.limit - self.tokens + self.behind * self.limit) / rate if rate else None
+
+    def told(self) -> dict[str, Any]:
+        """Tell a page."""
+        rate, left = self.rate, self.left
+        if rate is None or left is None:
+            return {"tokens": self.tokens, "limit": self.limit}
+        return {"tokens": self.tokens, "limit": self.limit, "rate": round(rate, 1), "left": round(left)}
+
+
 @dataclass(eq=False)
 class Sheet:
     """One prompt and its answers, on their way to the person or in front of them."""
@@ -104,6 +150,8 @@ class Sheet:
     """Tells two showings of the same pair apart."""
     shown: float = 0.0
     """When a page first had it whole."""
+    pace: Pace = field(default_factory=lambda: Pace())
+    """How far its answers are."""
 
     @classmethod
     def blank(cls, prompt: Prompt, recipe: Recipe) -> Sheet:
@@ -156,7 +204,19 @@ class Sheet:
         """Empty the sheet, to be filled with answers drawn with `seed`."""
         assert self.recipe is not None
         self.texts, self.origin, self.problem = [""] * len(self.order), self.recipe.origin(seed), ""
-        self.cut_off = [False] * len(self.order)
+        self.cut_off, self.pace = [False] * len(self.order), Pace()
+
+    @property
+    def readable(self) -> bool:
+        """Tell whether it can be judged already, though more is on its way, and whether that saves time."""
+        enough = all(len(text.strip()) >= READABLE_LETTERS for text in self.texts)
+        return not self.done and len(self.texts) == 2 and enough and (self.pace.left or 0.0) >= WORTH_SECONDS
+
+    def stop(self) -> None:
+        """Take the answers as they are: the person has seen enough of them."""
+        self.origin = replace(self.origin, sampling={**self.origin.sampling, "stopped": True})
+        self.cut_off = [True] * len(self.order)
+        self.finish()
 
     def finish(self) -> None:
         """Note that the answers are whole."""

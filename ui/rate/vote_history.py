@@ -18,7 +18,8 @@ from lorarlhf.ui.rate.sheets import VERDICTS, Sheet, dense, is_written, verdict_
 META, MOST_ACTS = "rating acts", 200
 """Name in the workspace of the newest acts, and how many are kept to be undone."""
 PAGE = 10
-LETTERS = "ABCDEF"
+LETTERS, NUMBERS = "ABCDEF", "123456"
+"""What the page calls answers that are compared, and those that are ranked: by the key that places them."""
 
 Act = list[tuple[str, int]]
 """The rows of one act: kind and id."""
@@ -135,7 +136,7 @@ def described(row: Row[Any]) -> dict[str, Any]:
     answers, sources = sheet.placed, sheet.sources
     if written:
         answers, sources = [said.completions[0], *answers], ["you", *sources]
-    labels = (["Yours"] if written else []) + list(LETTERS)
+    labels = ["Yours", *LETTERS] if written else list(LETTERS if isinstance(said, Comparison) else NUMBERS)
     return {
         "kind": row.kind,
         "id": row.id,
@@ -158,6 +159,6 @@ def in_words(said: Comparison | Ranking) -> str:
     """Put a verdict in words, with the names the page gave the answers."""
     if isinstance(said, Comparison):
         return VERDICTS[verdict_of(said)][2]
-    labels = ["yours", *LETTERS] if is_written(said) else list(LETTERS)
+    labels = ["yours", *LETTERS] if is_written(said) else list(NUMBERS)
     levels = [[labels[i] for i, r in enumerate(said.ranks) if r == rank] for rank in sorted(set(said.ranks))]
     return " > ".join(" = ".join(level) for level in levels)
