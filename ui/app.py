@@ -182,9 +182,10 @@ def status_html(desk: Desk) -> str:
     if device := desk.memory.get("device"):
         where += f" on {html.escape(str(device))}"
     bar = f"<progress max='1' value='{status.share:.3f}'></progress>" if status.share is not None else ""
+    model = f"<button type='button' class='model' data-go='Models' title='Another model'>{where}</button>"
     return (
         f"<div class='engine {status.state}'><span class='dot' aria-hidden='true'></span>"
-        f"<b>{where}</b><span class='what'>{html.escape(status.text)}</span>{bar}</div>"
+        f"{model}<span class='what'>{html.escape(status.text)}</span>{bar}</div>"
     )
 
 

@@ -10,4 +10,9 @@ element.addEventListener("click", (event) => {
   lead(button.dataset);
   scrollTo({ top: 0 });
 });
+// The name of the model, in the header, leads to where another one is loaded.
+document.addEventListener("click", (event) => {
+  const name = event.target.closest("#status [data-go]");
+  if (name) lead(name.dataset);
+});
 document.addEventListener("click", (event) => { if (!element.contains(event.target)) open(false); });

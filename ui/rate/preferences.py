@@ -30,7 +30,7 @@ MOST_CRITERIA, LONGEST_NAME = 8, 40
 class Preferences(Settings):
     """How pairs are made, and what is asked about them."""
 
-    source: Literal["", "failures", "chat", "typed", "queue", "starter"] = knob(
+    source: Literal["", "failures", "chat", "typed", "queue", "everyday", "starter"] = knob(
         "", "Where prompts come from; empty: what suits"
     )
     answers: int = knob(2, "Answers to a prompt: 2 are compared, more are ranked", ge=2, le=6)

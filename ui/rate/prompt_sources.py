@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from lorarlhf import starter
+from lorarlhf.data.everyday import everyday
 from lorarlhf.data.practice import TYPED
 from lorarlhf.errors import DataError
 from lorarlhf.store import Store
@@ -181,6 +182,11 @@ class Chat:
 def starter_line(store: Store) -> Line:
     """Line up the prompts that come with the starter base."""
     return Line(store, starter.prompts)
+
+
+def everyday_line(store: Store) -> Line:
+    """Line up the everyday questions that come with the program."""
+    return Line(store, lambda: list(everyday()))
 
 
 def imported_line(store: Store) -> Line:

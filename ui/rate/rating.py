@@ -31,6 +31,7 @@ from lorarlhf.ui.rate.prompt_sources import (
     FailuresFirst,
     Source,
     Typed,
+    everyday_line,
     has_imported,
     imported_line,
     starter_line,
@@ -68,6 +69,7 @@ class RatingDesk:
             "chat": self._chat,
             "typed": self._typed,
             "queue": imported_line(store),
+            "everyday": everyday_line(store),
             "starter": starter_line(store),
         }
         self.tray = Tray(desk, lambda prompt: self.recipe(), self._take, self._again, choosy=self._is_new)
@@ -300,7 +302,7 @@ class RatingDesk:
     def _usual(self) -> str:
         if has_imported(self._desk.store):
             return "queue"
-        return "starter" if self._desk.load_settings.base == "starter" else "typed"
+        return "starter" if self._desk.load_settings.base == "starter" else "everyday"
 
     @property
     def _source(self) -> Source:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lorarlhf.errors import BaseModelError, LoraRlhfError
+from lorarlhf.errors import LoraRlhfError
 from lorarlhf.export import FORMATS
 from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import LoadSettings
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import QUIET, UNSEEN, link_html, live, plain, warned
+from lorarlhf.ui.live import QUIET, UNSEEN, link_html, listing, live, plain, warned
 from lorarlhf.ui.models import shelf
+from lorarlhf.ui.models.candidates import STARTER, check, choose_bits, found, machine_of
+from lorarlhf.ui.models.candidates_html import check_html, found_html
 from lorarlhf.ui.models.memory import memory_html
 from lorarlhf.ui.models.shelf_html import card_html, exported_html, table_html, taken_in_html
+from lorarlhf.ui.rate.preferences import load_preferences, save_preferences
 
 LOOKS = "models-panel"
 IMPORT_AS = [("policy", "policy"), ("SFT", "sft"), ("reward model", "reward")]
 """What an adapter made elsewhere is taken in as."""
 KNOBS = ("base", "bits", "device", "compute", "revision", "trust_remote_code")
-NO_PRESET = "none"
+NO_PRESET, AUTO = "none", "auto"
+ASKED = [
+    ("what suits", ""),
+    ("Starter set", STARTER),
+    ("200 everyday ones", "everyday"),
+    ("my file (import it under Data)", "queue"),
+    ("I'll type", "typed"),
+]
+"""What may be asked of a model, as on the Rate tab."""
 REMOTE_CODE = (
     "**Careful:** this runs Python code from whoever published the base, with all of your rights on this computer. "
     "Turn it on only if you trust them."
@@ -45,27 +55,33 @@ def build(desk: Desk, tab: gr.Tab) -> None:
 
 
 def _base_form(desk: Desk, tab: gr.Tab) -> None:
+    """Build the sheet that begins a project: which model, how precise, what to ask it."""
+
     def about(name: str) -> dict[str, Any]:
         return {"info": str(LoadSettings.model_fields[name].description), "elem_id": f"load-{name}"}
 
     def now(name: str) -> Callable[[], Any]:
         return lambda: getattr(desk.load_settings, name)
 
-    base = gr.Dropdown(known_bases(desk), value=now("base"), label="Base", allow_custom_value=True, **about("base"))
+    plain(LOOKS, value="<h3>New project: which model?</h3>")
+    models = listing(LOOKS, value=lambda: _found(desk), elem_id="found")
+    base = gr.Dropdown(
+        known_bases(desk),
+        value=now("base"),
+        label="Model",
+        info="Hugging Face id or folder; type it, or choose one above",
+        allow_custom_value=True,
+        elem_id="load-base",
+    )
     with gr.Row():
-        bits = gr.Radio(
-            [4, 8, 16], value=now("bits"), label="Precision", info="4 saves memory, 16 is best quality", scale=3
-        )
-        presets = [NO_PRESET, *preset_files()]
-        preset = gr.Dropdown(
-            presets,
-            value=lambda: desk.preset or NO_PRESET,
-            label="Settings for",
-            info="Measured ones",
-            scale=2,
-        )
+        bits = gr.Radio([("auto", AUTO), 4, 8, 16], value=AUTO, label="Precision (bits)", scale=2, elem_id="load-bits")
+        ask = gr.Radio(ASKED, value="", label="Questions", scale=3, elem_id="load-asked")
+    told = plain(LOOKS, elem_id="load-check")
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
+            preset = gr.Dropdown(
+                [AUTO, NO_PRESET, *preset_files()], value=AUTO, label="Settings for", info="Measured ones"
+            )
             device = gr.Dropdown(_choices("device"), value=now("device"), label="Device", **about("device"))
             compute = gr.Dropdown(_choices("compute"), value=now("compute"), label="Compute in", **about("compute"))
         revision = gr.Textbox(value=now("revision"), label="Revision", max_lines=1, **about("revision"))
@@ -80,15 +96,36 @@ def _base_form(desk: Desk, tab: gr.Tab) -> None:
     def start(*values: Any, sure: bool = False) -> dict[str, Any]:
         if desk.run_job and not desk.run_job.done and not sure:
             return gr.update(visible=True)
-        switch(desk, dict(zip(KNOBS, values[:-1], strict=True)), values[-1])
+        switch(desk, dict(zip(KNOBS, values[:-2], strict=True)), values[-2], values[-1])
         return gr.update(visible=False)
 
-    load.click(start, [*form, preset], sure, **UNSEEN)
-    yes.click(lambda *values: start(*values, sure=True), [*form, preset], sure, **UNSEEN)
+    def look(name: str | None, bits: str | int, asked: str) -> list[Any]:
+        """Say what is known of the model that is named, and offer what suits it to be asked."""
+        found = check(name or "", ask_hub=True)
+        offered = [one for one in ASKED if one[1] != STARTER or found.base == STARTER]
+        asked = asked if asked in [value for _, value in offered] else ""
+        return [check_html(found, bits, machine_of(desk)), gr.update(choices=offered, value=asked)]
+
+    looked: dict[str, Any] = {"inputs": [base, bits, ask], "outputs": [told, ask], **UNSEEN}
+    load.click(start, [*form, preset, ask], sure, **UNSEEN)
+    yes.click(lambda *values: start(*values, sure=True), [*form, preset, ask], sure, **UNSEEN)
     no.click(lambda: gr.update(visible=False), None, sure, **QUIET)
     remote.change(lambda on: gr.update(visible=on), remote, warning, **QUIET)
     preset.input(lambda name, *old: from_preset(name, old), [preset, base, bits], [base, bits], **QUIET)
-    tab.select(lambda: gr.update(choices=known_bases(desk)), None, base, **QUIET)
+    gr.on([base.change, bits.change], look, trigger_mode="always_last", **looked)
+    models.pick(_picked, None, base, **QUIET)
+    tab.select(lambda: [gr.update(choices=known_bases(desk)), _found(desk)], None, [base, models], **UNSEEN).then(
+        look, **looked
+    )
+
+
+def _picked(event: gr.EventData) -> str:
+    return str(event.name)
+
+
+def _found(desk: Desk) -> str:
+    machine = machine_of(desk)
+    return found_html(found(desk, machine), machine, desk.load_settings.base)
 
 
 def _choices(name: str) -> list[str]:
@@ -103,32 +140,27 @@ def known_bases(desk: Desk) -> list[str]:
 
 def from_preset(name: str, old: tuple[Any, ...]) -> tuple[Any, ...]:
     """Give the base and bits that a preset was measured with; what it doesn't say stays."""
-    chosen = load_preset(name).get("load", {}) if name != NO_PRESET else {}
+    chosen = load_preset(name).get("load", {}) if name not in (NO_PRESET, AUTO) else {}
     return chosen.get("base", old[0]), chosen.get("bits", old[1])
 
 
-def switch(desk: Desk, values: dict[str, Any], preset: str) -> None:
+def switch(desk: Desk, values: dict[str, Any], preset: str, asked: str = "") -> None:
     """Begin to load the base a form asks for; say what is wrong with the form otherwise."""
     texts = {
         name: value.strip() if isinstance(value, str) else value for name, value in values.items() if value is not None
     }
-    if not texts.get("base"):
-        gr.Warning("Name a base: starter, a Hub id such as Qwen/Qwen3-0.6B, or a folder")
+    about = check(str(texts.get("base") or ""))
+    if about.problem:
+        gr.Warning(escape(f"{about.problem}; nothing was changed"))
         return
-    if load := warned(lambda: _checked(LoadSettings.parse(texts, "load"))):
-        desk.use_preset(load.base, "" if preset == NO_PRESET else preset)
+    if texts.get("bits") == AUTO:
+        texts["bits"] = choose_bits(about.base, about.shape, machine_of(desk))[0]
+    if load := warned(lambda: LoadSettings.parse(texts, "load")):
+        if preset != AUTO:
+            desk.use_preset(load.base, "" if preset == NO_PRESET else preset)
+        store = desk.store
+        save_preferences(store, load_preferences(store).model_copy(update={"source": asked}))
         desk.switch_base(load)
-
-
-def _checked(load: LoadSettings) -> LoadSettings:
-    """Look for a folder before anything is ended for it; raise `BaseModelError` where there is none."""
-    folder = Path(load.base).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise BaseModelError(f"{load.base} holds no config.json, so it is no model's folder; nothing was changed")
-    named = load.base == "starter" or (load.base.count("/") == 1 and load.base[0] not in "./~")
-    if not named and not folder.is_dir():
-        raise BaseModelError(f"there is no folder {load.base}; nothing was changed")
-    return load
 
 
 # -- the adapters ---------------------------------------------------------------------------------------------
