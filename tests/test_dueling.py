@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from lorarlhf.data.everyday import everyday
 from lorarlhf.engine import dueling
 from lorarlhf.engine.core import Engine
 from lorarlhf.engine.dueling import judge_duel
@@ -140,14 +141,20 @@ def kinds(place: Workspace, store: Store, name: str) -> dict[str, set[bool]]:
     return found
 
 
-def test_a_prompt_is_new_if_neither_an_adapter_nor_any_it_was_made_from_learned_from_it(place, engine):
+def test_a_prompt_is_new_if_neither_an_adapter_nor_its_parents_learned_from_it(place, engine, monkeypatch):
     store = engine.store
     assert kinds(place, store, "sft-1") == {"shown": {True}, "voted": {False}, "asked": {False}}
     # The reward model was made from the SFT adapter; the policy from both.
     assert kinds(place, store, "reward-1") == {"shown": {True}, "voted": {True}, "asked": {False}}
     assert kinds(place, store, "ppo-1") == {"shown": {True}, "voted": {True}, "asked": {True}}
     field = field_of(store, place, ["base", "sft-1"], engine.base.identity["fingerprint"])
-    assert {p[0]["content"] for p in prompts_for(store, field, "tiny")} == {f"asked {i}?" for i in range(12)}
+    asked = {f"asked {i}?" for i in range(12)}
+    # So few settle nothing: everyday questions join them, unless the starter is asked, which has its own.
+    everybody = {p[0]["content"] for p in prompts_for(store, field, "tiny")}
+    assert asked < everybody == asked | {p[0]["content"] for p in everyday()}
+    assert not {p[0]["content"] for p in prompts_for(store, field, "starter")} & {p[0]["content"] for p in everyday()}
+    monkeypatch.setattr("lorarlhf.evaluate.heldout.FEWEST_NEW", 12)
+    assert {p[0]["content"] for p in prompts_for(store, field, "tiny")} == asked
     with pytest.raises(DataError, match="may have learned from this prompt"):
         field.check(next(user(f"shown {i}?") for i in range(12) if not is_heldout(user(f"shown {i}?"), 0.5)))
     field.check(user("never seen?"))

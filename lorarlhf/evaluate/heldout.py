@@ -10,11 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lorarlhf import starter
+from lorarlhf.data.everyday import everyday
 from lorarlhf.errors import StoreError
 from lorarlhf.evaluate.votes import Learned
 from lorarlhf.library import BARE, SavedAdapter, list_saved
 from lorarlhf.store import KINDS, Store, prompt_of
 from lorarlhf.types import Prompt, is_heldout, prompt_key, split_key
+
+FEWEST_NEW = 20
+"""Fewer prompts that nobody learned from settle no blind test."""
 
 
 class _Made(NamedTuple):
@@ -94,9 +98,17 @@ def _gone(store: Store, names: list[str], caveats: list[str]) -> Iterator[_Made]
 
 
 def new_prompts(store: Store, learned: Learned, base: str) -> list[Prompt]:
-    """List the prompts that nobody learned from: imported ones, and those that the starter keeps apart."""
+    """List the prompts that nobody learned from: imported ones, and those that the starter keeps apart.
+
+    On any other base everyday questions join them where they are fewer than `FEWEST_NEW`.
+    """
     there = [row.value for row in store.prompts()]
     if base == "starter":
         there += starter.prompts(heldout=True)
-    once = {prompt_key(prompt): prompt for prompt in there}
+    fresh = _fresh(there, learned)
+    return fresh if len(fresh) >= FEWEST_NEW or base == "starter" else _fresh([*fresh, *everyday()], learned)
+
+
+def _fresh(prompts: Iterable[Prompt], learned: Learned) -> list[Prompt]:
+    once = {prompt_key(prompt): prompt for prompt in prompts}
     return [prompt for prompt in once.values() if not learned.about(prompt)]

@@ -57,13 +57,13 @@ def drift_html(drift: Drift) -> str:
     said = remarks_html("What speaks against it", found) or f"<p class='fine'>{escape(outcome(drift))}.</p>"
     lead = Lead("Blind test: is it better?", "Judge", DUEL)
     return (
-        f"<div class='health'>{light_html(_color(drift), f'{verdict(drift)}.', lead)}{tiles_html(_tiles(drift))}"
+        f"<div class='health'>{light_html(drift_color(drift), f'{verdict(drift)}.', lead)}{tiles_html(_tiles(drift))}"
         f"<p>{escape(ensemble(drift))}.</p>{caveats}{said}{all_figures_html(_figures(drift), _to_read(drift.to_read))}"
         "</div>"
     )
 
 
-def _color(drift: Drift) -> str:
+def drift_color(drift: Drift) -> str:
     """Choose the light: red where the reward fell, was fooled, or is far outside of what it knows."""
     fell = drift.reward_gain is not None and drift.reward_gain.change.below(0)
     fooled = drift.least_gain is not None and drift.least_gain.change.below(0)

@@ -104,10 +104,12 @@ class DuelDesk:
 
     def do_open(self, payload: Payload) -> dict[str, Any]:
         """Tell a page everything."""
+        self._follow()
         return {**self.figures(), **self.choices(), **self.view()}
 
     def do_look(self, payload: Payload) -> dict[str, Any]:
         """Tell a page what changed since it looked last."""
+        self._follow()
         view = self.view()
         if view["stamp"] == payload.get("stamp"):
             return {"stamp": view["stamp"]}
@@ -287,6 +289,13 @@ class DuelDesk:
         self._last = {}
         self._open(number)
         self.tray.clear()
+
+    def _follow(self) -> None:
+        """Take up a duel that was laid out elsewhere."""
+        if (number := self._desk.store.get_meta(IN_FRONT, 0)) != (self.duel.id if self.duel else 0):
+            self._last = {}
+            self._open(number)
+            self.tray.clear()
 
     def _open(self, number: int) -> None:
         store = self._desk.store

@@ -63,12 +63,12 @@ def head_html(health: Health) -> str:
     against = remarks_html("Before you run PPO on it", found) or f"<p class='fine'>{FINE}.</p>"
     lead = Lead("Rate more answers", "Rate") if found else Lead("Train with PPO", "Train")
     return (
-        f"{light_html(_color(health), f'{verdict(health)}.', lead)}{tiles_html(_tiles(health))}"
+        f"{light_html(health_color(health), f'{verdict(health)}.', lead)}{tiles_html(_tiles(health))}"
         f"<p class='subdued'>{escape(ceiling(health))}.</p>{caveats}{left}{against}"
     )
 
 
-def _color(health: Health) -> str:
+def health_color(health: Health) -> str:
     """Choose the light: red where it may be guessing, green where nothing speaks against it."""
     share = health.accuracy
     if share and share.trials >= FEW_VOTES and share.low <= 0.5:

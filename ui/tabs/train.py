@@ -17,8 +17,10 @@ from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import UnseenReward
 from lorarlhf.ui.live import QUIET, UNSEEN, asset, beating, leads
+from lorarlhf.ui.readiness import FIRST_VOTES
 from lorarlhf.ui.train import run_html
 from lorarlhf.ui.train.advice import PRACTICE, Standing, choices, missing, next_step, plan
+from lorarlhf.ui.train.align import Report, report_html
 from lorarlhf.ui.train.charts import as_json, overlaid
 from lorarlhf.ui.train.comparing import numbers_csv as as_csv
 from lorarlhf.ui.train.efforts import LENGTH
@@ -34,6 +36,12 @@ PRESSED = asset("train.js")
 MOST_COMPARED = 5
 """Runs beside the one that is shown: there are no more colours anybody can tell apart."""
 MOST_OFFERED = 12
+LEADING = asset("lead.js") + asset("leading.js")
+ALIGN = "Align for me"
+ALIGN_ABOUT = (
+    "<p>Overnight: reward model, check, PPO, check, and a blind test that lies ready in the morning. It stops where a "
+    "check fails.</p>"
+)
 PLAN_FIELDS = ("epochs", "steps", "batch_size", "max_new_tokens", "practise_on")
 """Settings that decide what a run works on, how many steps it takes, and how long one takes."""
 COST_FIELDS = (*PLAN_FIELDS, "rank", "micro_batch_tokens", "max_length", "gradient_checkpointing", "rollout_rows")
@@ -67,6 +75,10 @@ class Page:
             self.do = gr.Button("Next", variant="primary", visible=False, min_width=190, scale=0, elem_id="next-do")
         self.look_first = LookFirst()
         self.step_problem = gr.HTML(elem_classes="problem-line")
+        with gr.Row(elem_id="align-row", equal_height=True):
+            self.align_go = gr.Button(ALIGN, visible=False, scale=0, min_width=190, elem_id="align-go")
+            self.align_about = gr.HTML(ALIGN_ABOUT, visible=False, elem_id="align-about", scale=1, min_width=240)
+        self.align = gr.HTML(elem_id="align", apply_default_css=False, js_on_load=PRESSED + LEADING)
         with gr.Row(elem_id="train-columns"):
             with gr.Column(min_width=300, elem_id="form-column"):
                 with gr.Tabs(elem_id="stages") as self.tabs:
@@ -103,7 +115,8 @@ class Page:
         self.do.click(self._do_next, offered, **act).then(self.look, **look)
         self.look_first.wire(self._skip_look, {*self.fields, self.chosen}, **act).then(self.look, **look)
         self.run.stop.click(lambda: self.desk.stop_run(), **QUIET).then(self.look, **look)
-        for listing in (self.runs, self.queue):
+        self.align_go.click(self._align, {*self.fields, self.chosen}, **act).then(self.look, **look)
+        for listing in (self.runs, self.queue, self.align):
             listing.click(self._press, self.chosen, **act).then(self.look, **look)
         self.run.charts.click(self._compare, None, self.compared, **QUIET).then(self.look, **look)
 
@@ -149,11 +162,23 @@ class Page:
     def _press(self, chosen: str, event: gr.EventData) -> Updates:
         """Show a run of the list, or go on with it; or change what waits in the queue."""
         run, queue = str(event.run), self.view.queue
+        if event.do in ("stop", "forget"):
+            settle = self.view.align.stop if event.do == "stop" else self.view.align.forget
+            return self._attempt(settle, self.runs_problem) | {self.chosen: chosen}
         if event.do in ("unqueue", "go-on"):
             action = queue.go_on if event.do == "go-on" else (lambda: queue.remove(int(run)))
             return self._attempt(action, self.runs_problem) | {self.chosen: chosen}
         resume = (lambda: self.view.resume(run)) if event.do == "resume" else (lambda: None)
         return self._attempt(resume, self.runs_problem) | {self.chosen: run}
+
+    def _align(self, filled: Mapping[Any, Any]) -> Updates:
+        """Begin to do the whole way by itself, with what both forms say."""
+
+        def begin() -> None:
+            reward, ppo = (self.stages[stage].form.settings(self.desk, filled) for stage in ("reward", "ppo"))
+            self.view.align.begin(reward, ppo)
+
+        return self._attempt(begin, self.step_problem)
 
     def _compare(self, event: gr.EventData) -> Any:
         """Take which runs the person wants in the charts, and whether all metrics."""
@@ -216,8 +241,16 @@ class Page:
             sampled = [run.step // every for every in _sampling(run)] + [(run.step - 1) // _sampling(run)[0]]
             groups["samples"] = ((run.id, run.status, sampled), lambda: self._samples(run))
         line = self.view.queue.line()
+        report = self.view.align.report()
+        can = now.base and not now.at_work and not missing("reward", now) and now.votes >= FIRST_VOTES
+        offered = can and not report.at
+        groups["align"] = (str((report, offered)), lambda: self._report(report, offered))
         groups["queue"] = (str(line), lambda: {self.queue: run_html.queue_html(line)})
         return groups
+
+    def _report(self, report: Report, offered: bool) -> Updates:
+        shown = gr.update(visible=offered)
+        return {self.align: report_html(report), self.align_go: shown, self.align_about: shown}
 
     def _charts(self, runs: list[RunRow], run: RunRow | None, beside: list[RunRow], everything: bool) -> Groups:
         """Tell what the charts, and the tables of the same runs, depend on, and how they are made."""
@@ -254,7 +287,8 @@ class Page:
 
     def _outputs(self) -> set[Any]:
         parts = [part for stage in self.stages.values() for part in stage.shown]
-        own = {self.seen, self.offer, self.step, self.do, self.tabs, self.runs, self.queue}
+        own = {self.align, self.align_go, self.align_about, self.seen, self.offer, self.step, self.do, self.tabs}
+        own |= {self.runs, self.queue}
         return own | {*parts, *self.fields, *vars(self.run).values()}
 
     def _defaults(self) -> Updates:

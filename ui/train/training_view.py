@@ -17,6 +17,7 @@ from lorarlhf.store import RunRow
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import check_looked, reward_for
 from lorarlhf.ui.train.advice import Standing, missing, steps_of, work
+from lorarlhf.ui.train.align import Align
 from lorarlhf.ui.train.costs import Costs
 from lorarlhf.ui.train.efforts import EFFORTS, LENGTH, efforts_of, length_of
 from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers
@@ -41,7 +42,8 @@ class TrainingView(Runs):
             missing=lambda stage: missing(stage, self.standing(self.runs())),
             why_not_resumed=self.why_not_resumed,
         )
-        desk.watchers.append(self.queue.advance)
+        self.align = Align(desk, self.queue, lambda: self.at_work(self.runs()))
+        desk.watchers += [self.queue.advance, self.align.advance]
 
     def pace(self, stage: str, runs: list[RunRow]) -> float | None:
         """Find the seconds that a stage took the last time on this base, per step and unit of `work`."""
@@ -74,7 +76,7 @@ class TrainingView(Runs):
         states = [(run.id, run.status, run.updated, self.why_not_resumed(run)) for run in runs]
         costs = [self.costs.stamp(stage) for stage in STAGES]
         desk = (self.desk.load_settings.base, self.desk.fingerprint, self.desk.stopping)
-        return str((desk, self.standing(runs).stamp(), states, self.queue.line(), costs))
+        return str((desk, self.standing(runs).stamp(), states, self.queue.line(), self.align.report(), costs))
 
     def train(self, stage: str, settings: Settings, name: str, *, unseen: bool = False) -> None:
         """Start a stage; raise `LoraRlhfError` where it cannot be, in one line that says what to do.
