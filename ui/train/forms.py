@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
@@ -122,8 +122,13 @@ class Form:
         return found
 
 
-def build_form(desk: Desk, stage: str, adapters: Collection[str]) -> Form:
-    """Put a stage's fields on the page; `adapters` names the settings that are chosen among adapters."""
+def build_form(
+    desk: Desk, stage: str, adapters: Collection[str], before_fold: Callable[[], None] = lambda: None
+) -> Form:
+    """Put a stage's fields on the page; `adapters` names the settings that are chosen among adapters.
+
+    `before_fold` puts there what stands above the fold, so that a fold that opens moves no button.
+    """
     group = STAGES[stage]
     start = defaults(desk, stage)
     fields: dict[str, Any] = {}
@@ -143,6 +148,7 @@ def build_form(desk: Desk, stage: str, adapters: Collection[str]) -> Form:
     options = [(EFFORTS[name], name) for name in efforts_of(stage)]
     effort = gr.Radio(options, value=USUAL, label="How long it may take", elem_classes="effort", interactive=True)
     title = gr.Textbox(label="Name of the new adapter", placeholder="made up if empty", max_lines=1, max_length=64)
+    before_fold()
     with gr.Accordion("Settings", open=False, elem_classes="advanced"):
         for heading, names in GROUPS.items():
             if not (own := [name for name in names.split() if name in group.model_fields]):

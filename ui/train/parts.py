@@ -59,14 +59,20 @@ def stage_part(desk: Desk, stage: str) -> StagePart:
     """Build the tab of a stage's form."""
     with gr.Tab(STAGE_NAMES[stage], id=stage):
         plan_line = gr.HTML(elem_classes="plan")
-        form = build_form(desk, stage, ROLES[stage])
+        buttons: list[Any] = []
+
+        def put_buttons() -> None:
+            """Put them where nothing that comes later can move them from under the mouse."""
+            words = START_LABELS[stage]
+            with gr.Row(elem_classes="start"):
+                buttons.append(gr.Button(words, interactive=False, scale=2, min_width=160, elem_id=f"start-{stage}"))
+                buttons.append(gr.Button("Add to queue", interactive=False, min_width=150, elem_id=f"queue-{stage}"))
+            buttons.append(gr.HTML(elem_classes="problem-line"))
+
+        form = build_form(desk, stage, ROLES[stage], put_buttons)
         changed = gr.HTML(elem_id=f"changed-{stage}", elem_classes="changed")
         cost = gr.HTML(elem_id=f"cost-{stage}")
-        problem = gr.HTML(elem_classes="problem-line")
-        with gr.Row(elem_classes="start"):
-            start = gr.Button(START_LABELS[stage], interactive=False, scale=2, min_width=160, elem_id=f"start-{stage}")
-            queue = gr.Button("Add to queue", interactive=False, min_width=150, elem_id=f"queue-{stage}")
-    return StagePart(form, plan_line, cost, changed, start, queue, problem)
+    return StagePart(form, plan_line, cost, changed, *buttons)
 
 
 def run_part(numbers: Callable[[Mapping[str, Any]], str]) -> RunPart:
