@@ -101,7 +101,8 @@ def test_each_role_gets_the_gradients_a_separate_model_would_get(bank, folder, c
         assert len(found) == 2 * 7 * 2  # A and B of seven matrices in two layers
         for key, gradient in expected.items():
             assert gradient.abs().max() > 0, key
-            torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=3e-6)
+            # Of the whole gradient: processors round its smallest numbers differently.
+            assert (found[key] - gradient).norm() <= 1e-4 * gradient.norm(), key
 
 
 def test_a_switch_never_changes_what_is_trainable(bank):

@@ -159,8 +159,14 @@ def test_hostile_cards_are_shown_as_text(place, desk):
 def test_the_outcome_of_an_export_and_an_import_is_told(tmp_path):
     made = shelf.Exported(tmp_path / "<a>.zip", "1 < 2")
     told = exported_html("<a class='download'>", made)
-    assert told.startswith("<a class='download'>")
+    assert "<a class='download'>" in told
+    assert "<b>Verified</b>" in told
     assert "Read back in a fresh process: 1 &lt; 2." in told
+    assert "data-copy" not in told  # nothing to copy
+    gguf = shelf.lines_for(tmp_path / "My-ppo-gguf.zip")
+    assert gguf == ("unzip My-ppo-gguf.zip && cd My-ppo-gguf", "ollama create my-ppo -f Modelfile", "ollama run my-ppo")
+    assert "unzip My-ppo-gguf.zip &amp;&amp;" in exported_html("", shelf.Exported(tmp_path / "x.zip", "fine", gguf))
+    assert "pipeline('text-generation'" in shelf.lines_for(tmp_path)[0]
     folder = shelf.Exported(tmp_path, "fine")
     assert f"Written to {tmp_path}" in exported_html("<a class='download'>", folder)
     assert "download" not in exported_html("<a class='download'>", folder)

@@ -343,7 +343,7 @@ def test_imported_prompts_come_first_each_before_any_comes_twice(desk, rating):
     assert rating.source == "queue"
     for row in desk.store.prompts():
         desk.store.undo("prompts", row.id)
-    assert rating.source == "typed"
+    assert rating.source == "everyday"
     assert "imported" in rating.ask({"do": "prefer", "values": {"source": "queue"}})["wait"]
 
 

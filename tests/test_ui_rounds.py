@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +15,10 @@ from lorarlhf.settings import STAGES, LoadSettings
 from lorarlhf.types import user
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.at_work import AtWork
+from lorarlhf.ui.judge.lineage_html import lineage, lineage_html
 from lorarlhf.ui.judge.looked import remember, reward_for
-from lorarlhf.ui.judge.rounds_html import GO, KEEP, rounds_html
-from lorarlhf.ui.judge.rounds_view import DUEL, RoundsView
+from lorarlhf.ui.judge.rounds_html import KEEP, rounds_html
+from lorarlhf.ui.judge.rounds_view import DUEL, GO, RoundsView
 from lorarlhf.ui.rate.preferences import Preferences, load_preferences, save_preferences
 from lorarlhf.ui.rate.recipes import offered, recipe_of
 from lorarlhf.ui.train.advice import Step, choices
@@ -129,6 +131,29 @@ def test_the_page_escapes_names_tells_charts_in_words_and_offers_every_other_rou
     page = rounds_html(view.rounds(), view.step(), AtWork())
     assert "Go to this round" in page
     assert page.count("class='aside'") == 2
+
+
+def test_the_map_shows_who_came_from_whom_and_who_beat_whom_and_the_way_back(desk, place):
+    second_round(place, right=15, of=40)
+    duel(place, SFT, 40, 10)
+    view = RoundsView(desk)
+    nodes, edges = lineage(desk.adapters(), desk.store.duel_votes(), "f")
+    at = {node.name: (node.column, node.row) for node in nodes}
+    assert at["base"] == (0, 0)
+    assert at["sft-1"][0] == 1
+    assert len(set(at.values())) == len(at)  # none stands on another
+    ways = {(edge.start, edge.end): edge for edge in edges}
+    assert all(at[start][0] < at[end][0] for start, end in ways)
+    assert ways["sft-1", "ppo-1"].wins == "80% of 50"
+    assert [edge.teaches for (start, _), edge in ways.items() if start.startswith("reward")].count(True) >= 1
+    assert not any(edge.teaches for (start, _), edge in ways.items() if not start.startswith("reward"))
+    page = view.lineage()
+    assert "<span class='tag'>answers now</span>" in page
+    assert f"data-name='{GO}{PPO}'" in page or f"data-name='{GO}f'" in page
+    assert "ppo-1 from sft-1, wins 80% of 50" in page
+    evil = [replace(nodes[0], name=EVIL, stage=EVIL, about=EVIL), replace(nodes[1], name=EVIL)]
+    assert "<img" not in lineage_html(evil, [], {EVIL: EVIL}, "", GO)
+    assert lineage_html(nodes[:1], [], {}, "", GO) == ""
 
 
 def test_a_workspace_without_adapters_has_a_page_too(tmp_path):

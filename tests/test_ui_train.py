@@ -87,6 +87,7 @@ def test_the_next_step_goes_round_the_loop(store):
         (Standing(unfinished=paused, votes=99), "resume", "stopped after step 40"),
         (Standing(), "Rate", "No votes yet: rate 50 answers"),
         (Standing(demonstrations=799), "sft", "You have 799 demonstrations: train SFT"),
+        (Standing(demonstrations=799, sft_helps=False), "Rate", "No votes yet: rate 50 answers"),
         (Standing(demonstrations=799, votes=48, adapters=[sft]), "Rate", "48 votes: rate 2 more"),
         (Standing(votes=1), "Rate", "You have 1 vote: rate 49 more"),
         (Standing(demonstrations=799, votes=60, adapters=[sft]), "reward", "You have 60 votes: train a reward model"),

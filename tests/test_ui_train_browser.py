@@ -63,8 +63,8 @@ def look_at_cost(page) -> None:
 def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
     with app.page() as page:
         opened(page)
-        page.wait_for_selector("#next-do:has-text('Train SFT')")
-        assert "demonstrations: train SFT" in page.inner_text("#next-text")
+        # On the starter, which was made from its demonstrations, votes are what comes next.
+        page.wait_for_selector("#next-do:has-text('Rate answers')")
 
         unfold(page)
         # A wrong value is one line that names its field, and starts nothing.
@@ -82,8 +82,8 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         page.wait_for_selector("#changed-sft p:has-text('3 settings changed: Learning rate 0.001, Batch size 4')")
         field(page, "Name of the new adapter").fill("manners")
 
-        # Started with the one button there is for it; the page shows its charts as they grow.
-        page.click("#next-do")
+        # Started; the page shows its charts as they grow.
+        page.click("#start-sft")
         page.wait_for_selector(f"{HEAD} .pill.running", timeout=LONG)
         assert page.locator("#form-column .problem").count() == 0
         wait_for_step(page, 3)

@@ -58,6 +58,7 @@ function show(reply) {
   if ("progress" in reply) drawProgress();
   if (reply.said !== undefined) say(reply.said, reply.wrong);
   if (reply.sources) say(reply.sources.map((name, i) => `${called(i, reply.sources.length)}: ${name}`).join(" · "));
+  if (reply.profile) showSafe($(".profile"), reply.profile);
   if (reply.history) past.show(reply.history);
   else if (reply.progress && past.isOpen) ask({ do: "history", page: past.page }).then((more) => more.history && past.show(more.history));
   if (changed || !seen) drawSheet();
@@ -521,6 +522,7 @@ $(".composer").addEventListener("submit", async (event) => {
     else say("Queued. Press Esc to vote with keys again.");
   }
 });
+$(".rater").addEventListener("toggle", () => { if ($(".rater").open) act({ do: "profile" }); });
 sendOnEnter($(".composer"));
 document.addEventListener("keydown", onKey);
 open();

@@ -23,10 +23,15 @@ const rawText = {
   toggle() { localStorage.setItem("lorarlhf raw text", this.on ? "no" : "yes"); },
 };
 
+/** Fill an element with HTML that the server has made safe; the only place that reads any. */
+function showSafe(node, html) {
+  node.innerHTML = html;
+}
+
 /** Fill an element with an answer: as HTML that the server has made safe, or as it was written. */
 function write(node, text, html) {
   if (html && !rawText.on) {
-    node.innerHTML = `<div class="md">${html}</div>`;
+    showSafe(node, `<div class="md">${html}</div>`);
     node.querySelectorAll("pre").forEach((code) => code.append(copier(code.textContent)));
     return;
   }

@@ -11,13 +11,13 @@ from lorarlhf.evaluate.round_words import HEADS, UNKNOWN, best, cells, drift_wor
 from lorarlhf.ui.judge.at_work import AtWork, progress_html
 from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.judge.rounds_svg import accuracy_svg, drift_svg, wins_svg
-from lorarlhf.ui.judge.rounds_view import DUEL
+from lorarlhf.ui.judge.rounds_view import DUEL, GO
 from lorarlhf.ui.train.advice import ROLES, Step
 
 STEP, MEASURE = "step", "measure"
 """Names of the buttons that go to no round."""
-GO, KEEP = "go ", "keep "
-"""Before the key of a round that is gone to, and before the name of a checkpoint that is kept."""
+KEEP = "keep "
+"""Before the name of a checkpoint that is kept."""
 SPLIT = (
     "<p class='key'><span><i class='main' aria-hidden='true'></i>held-out votes</span>"
     "<span><i class='least' aria-hidden='true'></i>votes of the next round</span></p>"
@@ -31,8 +31,8 @@ ROUND = (
 LOADING = "<p role='status'>The base is not in memory yet; rounds are those on it.</p>"
 
 
-def rounds_html(found: Rounds, step: Step, now: AtWork) -> str:
-    """Write the whole page."""
+def rounds_html(found: Rounds, step: Step, now: AtWork, lineage: str = "") -> str:
+    """Write the whole page; `lineage` is the map of all adapters."""
     said = "".join(
         f"<li><b>{escape(remark.seen)}</b>: {escape(remark.means)}. <span>{escape(remark.do)}.</span></li>"
         for remark in remarks(found)
@@ -41,6 +41,7 @@ def rounds_html(found: Rounds, step: Step, now: AtWork) -> str:
     return (
         f"<div class='rounds'>{_step(step)}<h3>{escape(where(found))}.</h3><p>{escape(_starts(found))}.</p>"
         f"{against}{_best(found)}{_unscored(found, now)}<div class='figures'>{_figures(found)}</div>{_table(found)}"
+        f"{lineage}"
         f"<p class='subdued'>{ROUND}</p></div>"
     )
 

@@ -16,10 +16,13 @@ from lorarlhf.library import list_saved
 from lorarlhf.reading import FEW_VOTES
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.at_work import Measurement
+from lorarlhf.ui.judge.lineage_html import lineage, lineage_html
 from lorarlhf.ui.rate.preferences import load_preferences, save_preferences
 from lorarlhf.ui.train.advice import Standing, Step, next_step
 from lorarlhf.ui.train.standing import Runs
 
+GO = "go "
+"""Before the key of a round that is gone to, in the name of a button."""
 DUEL = "Blind comparison"
 """Where adapters are compared blind, as that section is called."""
 
@@ -50,6 +53,14 @@ class RoundsView:
         shelf = self.desk.workspace.adapters_dir.stat().st_mtime_ns
         rows = tuple(self.desk.store.query(sql)[0])
         return f"{self.desk.fingerprint} {shelf} {checkpoints_stamp(self.desk.workspace)} {rows}"
+
+    def lineage(self) -> str:
+        """Draw the map of everything trained on this base."""
+        found, desk = self.rounds(), self.desk
+        nodes, edges = lineage(desk.adapters(), desk.store.duel_votes(), desk.fingerprint)
+        # A round is gone back to from the adapter that answers in it; of several in one, the newest row counts.
+        keys = {row.name: row.key for row in found.rows}
+        return lineage_html(nodes, edges, keys, found.now.key, GO)
 
     # -- what to do -------------------------------------------------------------------------------------------
 

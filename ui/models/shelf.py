@@ -151,6 +151,8 @@ class Exported:
     """A zip to download; of a merged model the folder, which is too large for one."""
     check: str
     """How it was found to say the same as the adapter, in words."""
+    lines: tuple[str, ...] = ()
+    """What to type to use it."""
 
 
 def begin_export(desk: Desk, name: str, form: str = "peft") -> Job:
@@ -166,7 +168,19 @@ def begin_export(desk: Desk, name: str, form: str = "peft") -> Job:
 def finished_export(job: Job) -> Exported:
     """Wait for an export; raise the `LoraRlhfError` that kept it from being made."""
     result = job.result()
-    return Exported(Path(result.get("file") or result["folder"]), result["check"])
+    path = Path(result.get("file") or result["folder"])
+    return Exported(path, result["check"], lines_for(path))
+
+
+def lines_for(path: Path) -> tuple[str, ...]:
+    """Write the lines that put an export to use."""
+    name = path.name.removesuffix(".zip")
+    if name.endswith("-gguf"):
+        own = name.removesuffix("-gguf").lower()
+        return f"unzip {path.name} && cd {name}", f"ollama create {own} -f Modelfile", f"ollama run {own}"
+    if path.is_dir():
+        return "from transformers import pipeline", f"pipeline('text-generation', '{path}')('Hello')"
+    return f"unzip {path.name}", f"less {name}/README.md  # its lines of Python load it in plain transformers and peft"
 
 
 def take_in(desk: Desk, folder: str, role: str, name: str) -> dict[str, Any]:

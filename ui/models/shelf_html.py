@@ -45,10 +45,29 @@ def _row_html(row: Row) -> str:
     return f"<tr class='{'' if row['fits'] else 'other'}'>{inside}</tr>"
 
 
+SEAL = (
+    "<svg class='seal' viewBox='0 0 24 24' width='36' height='36' aria-hidden='true'>"
+    "<path fill='currentColor' d='M12 1l2.6 2.2 3.4-.4 1 3.3 3.1 1.4-.6 3.4 1.5 3.1-2.6 2.3-.2 3.4-3.4.6-1.8 2.9-3-1.5"
+    "-3 1.5-1.8-2.9-3.4-.6-.2-3.4L1 14l1.5-3.1-.6-3.4L5 6.1l1-3.3 3.4.4z'/>"
+    "<path fill='none' stroke='#fff' stroke-width='2.2' d='M7.5 12.2l3 3 6-6.2'/></svg>"
+)
+
+
 def exported_html(link: str, exported: Exported) -> str:
-    """Write the link to an export, or where its folder is, and how it was checked."""
+    """Write the link to an export, or where its folder is, the seal of its check, and how to use it."""
     place = f"<p role='status'>Written to {escape(str(exported.path))}</p>" if exported.path.is_dir() else link
-    return f"{place}<p class='subdued'>Read back in a fresh process: {escape(exported.check)}.</p>"
+    seal = (
+        f"<div class='verified'>{SEAL}<div><b>Verified</b><p class='subdued'>Read back in a fresh process: "
+        f"{escape(exported.check)}.</p></div></div>"
+    )
+    lines = escape("\n".join(exported.lines))
+    use = (
+        "<div class='use'><button type='button' data-copy>Copy</button><pre tabindex='0'>"
+        f"<code>{lines}</code></pre></div><p class='subdued'>The README inside says the rest.</p>"
+        if lines
+        else ""
+    )
+    return f"{seal}{place}{use}"
 
 
 def taken_in_html(result: dict[str, Any]) -> str:

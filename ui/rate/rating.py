@@ -26,6 +26,7 @@ from lorarlhf.ui.rate.asking import Payload, reply_to
 from lorarlhf.ui.rate.consistency import again
 from lorarlhf.ui.rate.pairs import Tray
 from lorarlhf.ui.rate.preferences import CRITERIA, REASONS, Preferences, load_preferences, save_preferences
+from lorarlhf.ui.rate.profile import profile, profile_html
 from lorarlhf.ui.rate.prompt_sources import (
     Chat,
     FailuresFirst,
@@ -183,6 +184,10 @@ class RatingDesk:
         if self._last is None:
             raise DataError("rate a pair first; then you may look where its answers came from")
         return {**self.view(), "sources": self._last.sources}
+
+    def do_profile(self, payload: Payload) -> dict[str, Any]:
+        """Tell what the votes say about who cast them."""
+        return {**self.view(), "profile": profile_html(profile(self._desk.store, self.chosen.rater), self.chosen.rater)}
 
     def do_history(self, payload: Payload) -> dict[str, Any]:
         """List what was said before."""

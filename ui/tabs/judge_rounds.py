@@ -5,8 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.judge.rounds_html import GO, KEEP, LOADING, MEASURE, STEP, rounds_html
-from lorarlhf.ui.judge.rounds_view import RoundsView
+from lorarlhf.ui.judge.rounds_html import KEEP, LOADING, MEASURE, STEP, rounds_html
+from lorarlhf.ui.judge.rounds_view import GO, RoundsView
 from lorarlhf.ui.live import UNSEEN, live, warned
 
 
@@ -17,7 +17,7 @@ def build(desk: Desk) -> None:
     def draw() -> str:
         if not desk.fingerprint:
             return LOADING
-        return rounds_html(view.rounds(), view.step(), view.measurement.now())
+        return rounds_html(view.rounds(), view.step(), view.measurement.now(), view.lineage())
 
     def pick(event: gr.EventData) -> None:
         name = str(event.name)

@@ -14,7 +14,7 @@ from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import LoadSettings
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.live import QUIET, UNSEEN, link_html, listing, live, plain, warned
+from lorarlhf.ui.live import QUIET, UNSEEN, asset, link_html, listing, live, plain, warned
 from lorarlhf.ui.models import shelf
 from lorarlhf.ui.models.candidates import STARTER, check, choose_bits, found, machine_of
 from lorarlhf.ui.models.candidates_html import check_html, found_html
@@ -184,7 +184,7 @@ def _adapters(desk: Desk) -> None:
             with gr.Row():
                 yes = gr.Button("Delete for good", variant="stop", scale=0, min_width=190, elem_id="delete-yes")
                 no = gr.Button("Keep it", scale=0, min_width=110)
-        link = plain(LOOKS, elem_id="export-link")
+        link = gr.HTML(elem_classes=LOOKS, elem_id="export-link", js_on_load=asset("copy.js"), apply_default_css=False)
     shown = [chosen, table, panel, card, new, sure, link]
 
     def show(name: str) -> list[Any]:

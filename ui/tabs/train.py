@@ -220,8 +220,11 @@ class Page:
         updates: Updates = {self.seen: {name: stamp for name, (stamp, _) in groups.items()}}
         for name in stale:
             updates |= groups[name][1]()
-        if "next" not in filled[self.seen] and (do := next_step(now).do) in self.stages:
-            updates[self.tabs] = gr.Tabs(selected=do)
+        if "next" not in filled[self.seen]:
+            do = next_step(now).do
+            updates[self.tabs] = gr.Tabs(
+                selected=do if do in self.stages else "ppo" if now.newest("reward") else "reward"
+            )
         return updates
 
     def _groups(self, now: Standing, runs: list[RunRow], run: RunRow | None, filled: Mapping[Any, Any]) -> Groups:

@@ -72,6 +72,8 @@ class Standing:
     """The newest run, if it can be gone on with."""
     tested: bool = False
     """Whether blind votes have decided about the newest policy."""
+    sft_helps: bool = True
+    """Whether imitating demonstrations changes anything: the starter was made from those that come with it."""
     looked: bool = True
     """Whether the person looked at the newest reward model, or does not want to."""
 
@@ -155,7 +157,7 @@ def next_step(now: Standing) -> Step:
         return Step(
             f"{run.called} {how} after step {run.step}", "It goes on where it stopped.", "Resume it", "resume", run.id
         )
-    if now.newest("sft") is None and now.demonstrations >= FEWEST_DEMONSTRATIONS:
+    if now.sft_helps and now.newest("sft") is None and now.demonstrations >= FEWEST_DEMONSTRATIONS:
         why = "It gives the adapter that all later stages start from."
         return Step(f"You have {now.demonstrations:,} demonstrations: train SFT", why, "Train SFT", "sft")
     if now.newest("reward") is None:
@@ -265,6 +267,10 @@ def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | N
         learns = f"Learns from {rows:,} demonstrations" if stage == "sft" else f"Learns from {_votes(rows)}"
         if stage == "reward" and milestone(now):
             share += f"; {milestone(now)}"
+    if stage == "sft" and not now.sft_helps:
+        share += (
+            ". The starter was made from such transcripts, rude ones too: SFT on those that come with it changes little"
+        )
     steps = steps_of(stage, now, settings)
     time = f", {duration(steps * pace * work(settings))} at the pace of the last run" if pace else ""
     return f"{learns}, {share}. About {steps:,} step{'s' * (steps != 1)}{time}."

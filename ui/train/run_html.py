@@ -25,10 +25,10 @@ from lorarlhf.ui.train.progress import (
 from lorarlhf.ui.train.queue import Line
 
 NO_RUN = """<div class='run-head empty'><h3>No run yet</h3>
-<p>Training goes in three stages, each on what the one before it made:</p>
-<ol><li><b>SFT</b> imitates demonstrations: answers that are good as they are.</li>
-<li>The <b>reward model</b> learns from your votes which of two answers you like better.</li>
-<li><b>PPO</b> lets the model practise, and the reward model judges in your place.</li></ol>
+<p>Training goes in two stages, each on what the one before it made:</p>
+<ol><li>The <b>reward model</b> learns from your votes which of two answers you like better.</li>
+<li><b>PPO</b> trains the policy: the model answers, and the reward model judges in your place.</li></ol>
+<p><b>SFT</b> may come before both. It imitates demonstrations: answers that are good as they are.</p>
 <p>Charts appear here while training.</p></div>"""
 SAMPLED_STEPS = 12
 """Newest steps whose samples are shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorarlhf.store import RunRow
-from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.desk import STARTER, Desk
 from lorarlhf.ui.journey import decided
 from lorarlhf.ui.judge.looked import unseen
 from lorarlhf.ui.train.advice import Standing, count
@@ -44,6 +44,7 @@ class Runs:
             adapters=self.desk.adapters(),
             present=course.present,
             base=bool(self.desk.fingerprint),
+            sft_helps=self.desk.load_settings.base != STARTER,
             at_work=self.at_work(runs),
             unfinished=newest if newest and not self.why_not_resumed(newest) else None,
             tested=bool(policy and decided(policy, self.desk.store.duel_votes())),
