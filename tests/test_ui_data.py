@@ -54,7 +54,13 @@ def test_rows_are_found_by_kind_words_rater_outcome_and_list(store):
     assert ids() == [3, 1]
     assert ids(gone=True) == [3, 2, 1]
     assert browsing.choices(store, "comparisons")["rater"] == ["ann", "bob"]
-    assert browsing.choices(store, "prompts") == {"outcome": [], "rater": [], "queue": ["mail"]}
+    assert browsing.choices(store, "prompts") == {"outcome": [], "rater": [], "queue": ["mail"], "source": []}
+    assert browsing.choices(store, "comparisons")["source"] == ["app"]
+    assert (ids(source="app"), ids(source="import")) == ([3, 1], [])
+    # What is in no row of this kind may be in one of another.
+    page = browsing.look(store, Filters(text="where"))
+    assert page.told == "No matches (1 in Prompts)"
+    assert "No matches. 1 in Prompts." in list_html(page)
 
 
 def test_pages_hold_every_row_once_and_none_is_past_the_end(store):
@@ -64,7 +70,7 @@ def test_pages_hold_every_row_once_and_none_is_past_the_end(store):
     assert [page.told for page in pages] == ["1–20 of 41", "21–40 of 41", "41–41 of 41"]
     assert browsing.look(store, Filters(), 99).number == 2
     assert browsing.look(store, Filters(), -1).number == 0
-    assert browsing.look(store, Filters(text="nowhere")).told == "No rows"
+    assert browsing.look(store, Filters(text="nowhere")).told == "No matches"
 
 
 def test_a_prompts_wording_is_replaced_and_the_old_one_kept(store):
@@ -79,6 +85,27 @@ def test_a_prompts_wording_is_replaced_and_the_old_one_kept(store):
         with pytest.raises(LoraRlhfError):
             browsing.edit_prompt(store, bad, words)
     assert len(store.history("prompts")) == 2
+
+
+def test_a_verdict_and_an_answer_are_mended_and_the_old_ones_kept(store):
+    store.add_comparisons([vote(1, Outcome.A, left="b")])
+    new = browsing.change_verdict(store, 1, "a2")  # by place: the left one is much better, which is b
+    row = browsing.find(store, "comparisons", new)
+    assert (row.value.outcome, row.value.strength) == (Outcome.B, 2)
+    assert browsing.find(store, "comparisons", 1).replaced_by == new
+    assert browsing.change_verdict(store, new, "a2") == new
+    (told,) = store.add_demonstrations([Demonstration(user("a?"), "teh answer")])
+    mended = browsing.edit_answer(store, told, " the answer ")
+    assert [row.value.response for row in store.demonstrations()] == ["the answer"]
+    assert browsing.edit_answer(store, mended, "the answer") == mended
+    for act in (
+        lambda: browsing.change_verdict(store, 1, "a1"),
+        lambda: browsing.change_verdict(store, new, "perhaps"),
+        lambda: browsing.edit_answer(store, mended, " "),
+        lambda: browsing.edit_answer(store, told, "gone"),
+    ):
+        with pytest.raises(LoraRlhfError):
+            act()
 
 
 def test_sides_and_held_out_prompts_are_counted(store):

@@ -111,7 +111,7 @@ def test_a_round_is_gone_back_to_and_rate_and_train_go_by_it(app):
         panel = page.locator("#rounds")
         expect(panel.locator("h3")).to_contain_text("Round 2: ppo-1 answers")
         expect(panel.locator(".lead")).to_contain_text("ppo-1 is new: compare it blind with sft-1")
-        expect(panel.locator("svg")).to_have_attribute("aria-label", re.compile("^KL of its policy"))
+        expect(panel.locator(".figures svg")).to_have_attribute("aria-label", re.compile("^KL of its policy"))
         assert not offences(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         panel.get_by_role("button", name="Go back to this round (round 1, sft-1 answers)").click()

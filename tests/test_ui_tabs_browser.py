@@ -135,7 +135,8 @@ def test_an_adapter_is_renamed_exported_imported_and_deleted(app, place, tmp_pat
 def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "config.json").write_text("{")
+    (broken / "config.json").write_text("{}")
+    (broken / "model.safetensors").write_bytes(b"no weights")
     with app.page() as page:
         ready(page)
         open_tab(page, "Models")
@@ -148,10 +149,16 @@ def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app, tmp_path):
         base.press("Enter")
         page.click("#load-button")
         # A slip of the pen costs nothing: the engine goes on.
-        expect(page.get_by_text("there is no folder /nowhere/at/all").first).to_be_visible()
+        expect(page.get_by_text("There is no folder /nowhere/at/all").first).to_be_visible()
         expect(page.locator("#status .ready")).to_contain_text("starter")
+        page.click("#load-button")
+        expect(page.locator("#load-check [role=alert]")).to_contain_text("Nothing was changed")
+        # Chosen from the list, and what it would take is said before it is loaded.
+        page.locator("#found [data-name='starter']").click()
+        expect(page.locator("#load-check")).to_contain_text("comes with lorarlhf · 4M parameters · ✓ fits")
         base.fill(str(broken))
         base.press("Enter")
+        expect(page.locator("#load-check")).to_contain_text("on this computer")
         page.click("#load-button")
         expect(page.locator("#notice-text")).to_contain_text("back to starter", timeout=SLOW)
         expect(page.locator("#status .ready")).to_contain_text("starter", timeout=SLOW)
@@ -170,8 +177,9 @@ def test_data_is_found_mended_brought_in_and_taken_out(app, place, tmp_path):
         page.click("#rows li button")
         expect(page.locator("#row-whole .reply").first).to_contain_text(SHOWN)
         assert page.locator("#rows img, #row-whole img").count() == 0
+        expect(page.locator("#row-verdict input")).to_have_value("Tie")
         page.click("#delete-row")
-        expect(page.locator("#told")).to_have_text("No rows")
+        expect(page.locator("#told")).to_have_text("No matches")
         page.locator("#by-gone input").check()
         expect(page.locator("#rows li.gone")).to_contain_text("deleted")
 

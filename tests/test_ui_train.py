@@ -375,7 +375,7 @@ def test_a_page_is_sent_what_changed_and_nothing_else(desk):
     assert look() is None
     desk.store.add_demonstrations(Demonstration(user(f"{i}?"), "yes") for i in range(12))
     sent = look()
-    assert "You have 12 demonstrations: train SFT" in sent[page.step]
+    assert "Learns from 12 demonstrations" in sent[page.stages["sft"].plan]
     assert not sent.get(page.run.charts)
     run = desk.store.start_run("sft", "sft-1", "starter", {}, {})
     assert "at work in another process" in look()[page.step]

@@ -31,6 +31,7 @@ def opened(page):
     ready(page)
     open_tab(page, "Train")
     page.wait_for_selector("#next-text .lead")
+    page.locator("#stages").get_by_role("tab", name="SFT", exact=True).click()
 
 
 def step(page) -> int:

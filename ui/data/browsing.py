@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lorarlhf.starter import shipped_file
 from lorarlhf.store import KINDS, Row, Store
 from lorarlhf.store.codec import prompt_of
 from lorarlhf.types import Comparison, Demonstration, Message, Outcome, Prompt, Ranking, is_heldout
+from lorarlhf.ui.rate.vote_history import changed
 from lorarlhf.workspace import Workspace
 
 LARGEST = 64 * 2**20
@@ -41,6 +42,7 @@ class Filters:
     outcome: str = ""
     rater: str = ""
     queue: str = ""
+    source: str = ""
     text: str = ""
     """Words that all stand somewhere in the row, whatever their case."""
     gone: bool = False
@@ -51,6 +53,8 @@ class Filters:
         if self.outcome and getattr(as_shown(row.value), "outcome", self.outcome) != self.outcome:
             return False
         if self.rater and hasattr(row.value, "origin") and rater_of(row) != self.rater:
+            return False
+        if self.source and hasattr(row.value, "origin") and row.value.origin.source != self.source:
             return False
         if self.queue and row.kind == "prompts" and row.queue != self.queue:
             return False
@@ -67,12 +71,14 @@ class Page:
     """From 0."""
     pages: int
     found: int
+    elsewhere: str = ""
+    """Where rows of other kinds match, if none of this kind does."""
 
     @property
     def told(self) -> str:
         """Say which rows these are."""
         if not self.found:
-            return "No rows"
+            return f"No matches{self.elsewhere and f' ({self.elsewhere})'}"
         first = self.number * PAGE + 1
         return f"{first}–{first + len(self.rows) - 1} of {self.found}"
 
@@ -83,7 +89,15 @@ def look(store: Store, filters: Filters, number: int = 0) -> Page:
     rows = [row for row in reversed(every) if filters.let(row)]
     pages = max(1, -(-len(rows) // PAGE))
     number = min(max(0, number), pages - 1)
-    return Page(rows[number * PAGE : (number + 1) * PAGE], number, pages, len(rows))
+    elsewhere = "" if rows or not filters.text else _elsewhere(store, filters)
+    return Page(rows[number * PAGE : (number + 1) * PAGE], number, pages, len(rows), elsewhere)
+
+
+def _elsewhere(store: Store, filters: Filters) -> str:
+    """Count the rows of other kinds that hold the words."""
+    found = {kind: Filters(kind, text=filters.text) for kind in KINDS if kind != filters.kind}
+    counts = {kind: sum(map(one.let, getattr(store, kind)())) for kind, one in found.items()}
+    return ", ".join(f"{count} in {kind.capitalize()}" for kind, count in counts.items() if count)
 
 
 def find(store: Store, kind: str, id: int) -> Row[Any] | None:
@@ -98,6 +112,7 @@ def choices(store: Store, kind: str) -> dict[str, list[str]]:
         "outcome": [outcome.value for outcome in Outcome] if kind == "comparisons" else [],
         "rater": sorted({rater_of(row) for row in rows} - {""}),
         "queue": sorted({row.queue for row in rows} - {""}),
+        "source": sorted({row.value.origin.source for row in rows if hasattr(row.value, "origin")} - {""}),
     }
 
 
@@ -161,6 +176,26 @@ def edit_prompt(store: Store, id: int, text: str) -> int:
         raise StoreError(f"row {id} of the prompts is gone; look at the list again")
     prompt: Prompt = (*row.value[:-1], Message(role="user", content=text.strip()))
     return id if prompt == row.value else store.replace("prompts", id, prompt)
+
+
+def edit_answer(store: Store, id: int, text: str) -> int:
+    """Put another wording in the place of a demonstration's answer; return the new row's id."""
+    if not text.strip():
+        raise DataError("an answer needs some text; delete the row if you don't want it")
+    row = find(store, "demonstrations", id)
+    if row is None or row.undone:
+        raise StoreError(f"row {id} of the demonstrations is gone; look at the list again")
+    new = replace(row.value, response=text.strip())
+    return id if new == row.value else store.replace("demonstrations", id, new)
+
+
+def change_verdict(store: Store, id: int, verdict: str) -> int:
+    """Say something else about a comparison; return the new row's id. What was said before stays in the history."""
+    row = find(store, "comparisons", id)
+    if row is None or row.undone:
+        raise StoreError(f"row {id} of the comparisons is gone; look at the list again")
+    new = changed(row.value, verdict)
+    return id if new == row.value else store.replace("comparisons", id, new)
 
 
 # -- files ----------------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def _bar(title: str, values: dict[str, int]) -> str:
 def list_html(page: Page) -> str:
     """Write one page of rows, each a button that opens it."""
     if not page.rows:
-        return "<p class='subdued'>Nothing yet, or nothing that matches. Rate some answers, or import a file.</p>"
+        where = f" {page.elsewhere}." if page.elsewhere else " Rate some answers, or import a file."
+        return f"<p class='subdued'>{'No matches.' if page.elsewhere else 'Nothing yet, or no matches.'}{where}</p>"
     return f"<ol class='rows'>{''.join(map(_item, page.rows))}</ol>"
 
 

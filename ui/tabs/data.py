@@ -19,8 +19,10 @@ from lorarlhf.ui.data.browsing import Filters
 from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html, overview_html, preview_html, row_html
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain, remembered, warned
+from lorarlhf.ui.rate.sheets import VERDICTS, verdict_of
 
 LOOKS = "data-panel"
+VERDICT_WORDS = [(words, name) for name, (_, _, words) in VERDICTS.items()]
 IMPORT_WORDS = [
     ("Prompts to answer", "prompts"),
     ("Demonstrations (answers worth imitating)", "demonstrations"),
@@ -88,7 +90,7 @@ class Rows:
                 gr.Dropdown(
                     [("any", "")], value="", label=label, min_width=120, elem_id=f"by-{label.lower()}", **GROWING
                 )
-                for label in ("Outcome", "Rater", "List")
+                for label in ("Outcome", "Rater", "List", "Source")
             ]
             self.gone = gr.Checkbox(label="Show deleted", min_width=240, elem_id="by-gone")
         self.list = listing(LOOKS, elem_id="rows", opens="row")
@@ -120,8 +122,8 @@ class Rows:
 
     def draw(self, number: int, *chosen: Any) -> list[Any]:
         """Find the rows and show one page of them."""
-        kind, outcome, rater, queue, text, gone = (value or "" for value in chosen)
-        filters = Filters(kind, outcome, rater, queue, text, bool(gone))
+        kind, outcome, rater, queue, source, text, gone = (value or "" for value in chosen)
+        filters = Filters(kind, outcome, rater, queue, source, text, bool(gone))
         page = browsing.look(self.desk.store, filters, number)
         can = [gr.update(interactive=page.number > 0), gr.update(interactive=page.number < page.pages - 1)]
         return [list_html(page), f"<p role='status'>{page.told}</p>", *can, page.number]
@@ -150,17 +152,20 @@ class _Opened:
         self.id = gr.State("")
         with gr.Column(visible=False, variant="panel", elem_id="row") as self.panel:
             self.whole = plain(LOOKS, elem_id="row-whole")
-            self.words = gr.Textbox(label="Wording of the last turn", lines=2, max_lines=12, elem_id="wording")
+            self.verdict = gr.Dropdown(VERDICT_WORDS, label="Verdict", min_width=200, elem_id="row-verdict")
+            self.words = gr.Textbox(label="Wording", lines=2, max_lines=12, elem_id="wording")
             with gr.Row():
                 self.save = gr.Button("Save the wording", min_width=140, elem_id="save-wording")
                 self.delete = gr.Button("Delete", variant="stop", min_width=100, elem_id="delete-row")
                 close = gr.Button("Close", min_width=90)
             self.note = gr.Markdown("A deleted row no longer counts; the history and backups keep it.")
         self.outputs = [self.id, self.list_, self.panel, self.whole, self.words, self.save, self.delete, self.note]
+        self.outputs += [self.verdict]
         after: dict[str, Any] = {"fn": rows.draw, "inputs": rows.inputs, "outputs": rows.outputs, **QUIET}
         self.list_.pick(self._picked, rows.kind, self.outputs, **QUIET)
         close.click(lambda kind: self.show(kind, ""), rows.kind, self.outputs, **QUIET)
         self.save.click(self._saved, [rows.kind, self.id, self.words], self.outputs, **UNSEEN).then(**after)
+        self.verdict.input(self._changed, [rows.kind, self.id, self.verdict], self.outputs, **UNSEEN).then(**after)
         self.delete.click(self._deleted, [rows.kind, self.id], self.outputs, **UNSEEN).then(**after)
 
     @property
@@ -172,8 +177,11 @@ class _Opened:
         """Open a row, or close the panel where there is none of that number."""
         row = browsing.find(self.store, kind, int(id)) if id else None
         counts = row is not None and not row.undone
-        edit = counts and kind == "prompts"
-        words = row.value[-1]["content"] if row and kind == "prompts" else ""
+        edit = counts and kind in ("prompts", "demonstrations")
+        words = ""
+        if row and edit:
+            words = row.value[-1]["content"] if kind == "prompts" else row.value.response
+        verdict = verdict_of(row.value) if row and counts and kind == "comparisons" else None
         return [
             str(row.id) if row else "",
             gr.HTML(chosen=str(row.id) if row else ""),
@@ -183,14 +191,27 @@ class _Opened:
             gr.update(visible=edit),
             gr.update(visible=counts),
             gr.update(visible=counts),
+            gr.update(visible=verdict is not None, value=verdict),
         ]
 
     def _picked(self, kind: str, event: gr.EventData) -> list[Any]:
         return self.show(kind, str(event.name))
 
     def _saved(self, kind: str, id: str, words: str) -> list[Any]:
-        row = warned(lambda: browsing.edit_prompt(self.store, int(id), words))
-        return [gr.skip()] * len(self.outputs) if row is None else self.show(kind, str(row))
+        edit = browsing.edit_prompt if kind == "prompts" else browsing.edit_answer
+        row = warned(lambda: edit(self.store, int(id), words))
+        return self._after(kind, row, "Saved; the old wording stays in the history")
+
+    def _changed(self, kind: str, id: str, verdict: str) -> list[Any]:
+        row = warned(lambda: browsing.change_verdict(self.store, int(id), verdict))
+        return self._after(kind, row, "Changed; what was said before stays in the history")
+
+    def _after(self, kind: str, row: int | None, words: str) -> list[Any]:
+        """Show what became of a row, or leave all as it is where nothing did."""
+        if row is None:
+            return [gr.skip()] * len(self.outputs)
+        gr.Info(words)
+        return self.show(kind, str(row))
 
     def _deleted(self, kind: str, id: str) -> list[Any]:
         warned(lambda: self.store.undo(kind, int(id)))
@@ -223,7 +244,9 @@ def _bring_in(desk: Desk, rows: Rows) -> None:
 
     def report(work: Callable[[], dict[str, Any]]) -> str:
         try:
-            return f"<p class='good' role='status'>{escape(browsing.happened(work()))}</p>"
+            words = escape(browsing.happened(work()))
+            gr.Info(words)
+            return f"<p class='good' role='status'>{words}</p>"
         except LoraRlhfError as error:
             return f"<p class='bad' role='alert'>{escape(str(error))}</p>"
 

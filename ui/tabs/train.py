@@ -221,10 +221,8 @@ class Page:
         for name in stale:
             updates |= groups[name][1]()
         if "next" not in filled[self.seen]:
-            do = next_step(now).do
-            updates[self.tabs] = gr.Tabs(
-                selected=do if do in self.stages else "ppo" if now.newest("reward") else "reward"
-            )
+            do, other = next_step(now).do, "ppo" if now.newest("reward") else "reward"
+            updates[self.tabs] = gr.Tabs(selected=do if do in self.stages else other)
         return updates
 
     def _groups(self, now: Standing, runs: list[RunRow], run: RunRow | None, filled: Mapping[Any, Any]) -> Groups:

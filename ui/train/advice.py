@@ -268,9 +268,7 @@ def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | N
         if stage == "reward" and milestone(now):
             share += f"; {milestone(now)}"
     if stage == "sft" and not now.sft_helps:
-        share += (
-            ". The starter was made from such transcripts, rude ones too: SFT on those that come with it changes little"
-        )
+        share += ". The starter was made from such transcripts, rude ones too: SFT on its own changes little"
     steps = steps_of(stage, now, settings)
     time = f", {duration(steps * pace * work(settings))} at the pace of the last run" if pace else ""
     return f"{learns}, {share}. About {steps:,} step{'s' * (steps != 1)}{time}."
