@@ -156,7 +156,7 @@ def _heldout_rises(run: RunRow, series: Series) -> Remark | None:
     if last <= 1.05 * lowest or best == 0:
         return None
     return Remark(
-        f"Held-out loss was lowest at step {best:g} ({number(lowest)}) and is {number(last)} at step {step:g}",
+        f"Test loss was lowest at step {best:g} ({number(lowest)}) and is {number(last)} at step {step:g}",
         "it may be learning by heart; an earlier adapter is kept only where it is better by more than chance explains",
         "Fewer epochs would do",
     )
@@ -171,7 +171,7 @@ def _few_votes(run: RunRow, series: Series) -> Remark | None:
         return None
     low, high = (_latest(series, f"eval/accuracy_{end}")[1] for end in ("low", "high"))
     return Remark(
-        f"Judged by {votes:.0f} held-out votes, its accuracy lies anywhere from {low:.0%} to {high:.0%}",
+        f"Judged by {votes:.0f} test votes, its accuracy lies anywhere from {low:.0%} to {high:.0%}",
         "that is too few to tell whether it is any good",
         "Rate more answers before you rely on it",
     )
@@ -184,7 +184,7 @@ def _guesses(run: RunRow, series: Series) -> Remark | None:
     if run.status != "done" or votes < FEW_VOTES or not low <= 0.5:
         return None
     return Remark(
-        f"It is right about {right:.0%} of {votes:.0f} held-out votes at step {step:g} (95 % interval from {low:.0%})",
+        f"It is right about {right:.0%} of {votes:.0f} test votes at step {step:g} (95 % interval from {low:.0%})",
         "it may be guessing, which is right half of the time",
         "More votes help most",
     )
@@ -374,6 +374,15 @@ def about_training(run: RunRow, series: Series) -> list[Remark]:
     return [remark for rule in rules if (remark := rule(run, series))]
 
 
+def distance(run: RunRow, kl: float) -> str:
+    """Say how far a policy is from its reference, measured by the run's own budget."""
+    name = dict(run.parents.get("adapters", {})).get("sft", "base")
+    called = "the base model" if name == "base" else name
+    budget = float(run.settings.get("kl_budget", 20.0))
+    words = "still close to" if kl < budget / 2 else "some way from" if kl < budget else "far from"
+    return f"{words} {called} (KL {figure(kl, '.1f')})"
+
+
 def outcome(run: RunRow) -> str:
     """Say what came out of a run, in one line."""
     result = run.result
@@ -388,14 +397,16 @@ def outcome(run: RunRow) -> str:
         low, high = result["eval/accuracy_low"], result["eval/accuracy_high"]
         few = ": too few votes to tell" if result["eval/votes"] < FEW_VOTES else ""
         words.append(
-            f"right about {result['eval/accuracy']:.0%} of {result['eval/votes']:.0f} held-out votes "
+            f"agrees with {result['eval/accuracy']:.0%} of {result['eval/votes']:.0f} test votes "
             f"(95 % interval {low:.0%} to {high:.0%}{few})"
         )
     elif "eval/loss" in result:
-        words.append(f"held-out loss {number(result['eval/loss'])}")
+        words.append(f"test loss {number(result['eval/loss'])}")
     if "eval/scores" in result:
-        words.append(f"mean score {number(result['eval/scores'])} at {figure(result['eval/kl'], '.1f')} nats of KL")
+        words.append(
+            f"reward {figure(result['eval/scores'], '+.2f')} on test prompts, {distance(run, result['eval/kl'])}"
+        )
     if result.get(BEST_STEP) == 0:
-        words.append("as it was before training: no later step was better on held-out data")
+        words.append("as it was before training: no later step was better on test data")
     text = ", ".join(words) or f"made {run.adapter}"
     return text[0].upper() + text[1:]

@@ -359,7 +359,7 @@ def test_a_policy_that_falls_silent_ends_early_with_the_best_adapter_kept(base, 
         assert any(
             event.startswith(f"{PATIENCE}: stopped at step {PATIENCE}: every answer") for event in loop.journal.events
         )
-        assert any("kept the adapter of step" in event for event in loop.journal.events)
+        assert any("saved step" in event for event in loop.journal.events)
 
 
 def test_weights_spoilt_by_the_last_step_are_no_adapter(base, tmp_path):

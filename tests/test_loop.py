@@ -101,7 +101,7 @@ def pause_at(look: int):
 def test_the_best_adapter_is_kept_and_measured_last(tmp_path):
     loop = loop_of(Counting(qualities={0: 0.1, 2: 0.9, 4: 0.3, 6: 0.5}), tmp_path)
     assert loop.run() == {"final": 2.0}
-    assert loop.journal.events[-1] == "6: kept the adapter of step 2, the best on held-out prompts"
+    assert loop.journal.events[-1] == "6: saved step 2, the best on test prompts"
     assert [loop.journal.numbers[s, "eval/quality"] for s in (0, 2, 4, 6)] == [0.1, 0.9, 0.3, 0.5]
     assert loop.journal.shown == [(s, 6) for s in range(1, 7)]
 
@@ -112,8 +112,7 @@ def test_the_last_is_kept_where_an_earlier_one_is_better_by_chance_alone(tmp_pat
     loop = loop_of(stage, tmp_path)
     assert loop.run() == {"final": 6.0}
     assert loop.journal.events[-1] == (
-        "6: kept the adapter of step 6, the last: step 2 was not better by more than chance explains on 12 held-out "
-        "examples"
+        "6: saved step 6, the last: step 2 was not better by more than chance explains on 12 test examples"
     )
 
 
@@ -134,7 +133,7 @@ def test_a_parent_beyond_the_budget_is_better_than_what_went_further(tmp_path):
     worst = -math.inf
     loop = loop_of(Counting(qualities={0: worst, 2: worst, 4: worst, 6: worst}), tmp_path)
     assert loop.run() == {"final": 0.0}
-    assert "kept the adapter of step 0, before training" in loop.journal.events[-1]
+    assert "saved step 0, before training" in loop.journal.events[-1]
 
 
 def test_the_start_may_have_been_the_best_and_nan_never_is(tmp_path):

@@ -134,8 +134,8 @@ def test_what_would_miss_an_adapter_is_said_before(desk):
 
 def test_a_stages_result_is_told_in_words():
     reward = {"eval/accuracy": 0.75, "eval/votes": 28.0, "eval/loss": 0.6}
-    assert shelf.key_metric("reward", reward) == "75% of 28 held-out votes right"
-    assert shelf.key_metric("sft", {"eval/loss": 0.2907}) == "held-out loss 0.291"
+    assert shelf.key_metric("reward", reward) == "75% of 28 test votes right"
+    assert shelf.key_metric("sft", {"eval/loss": 0.2907}) == "test loss 0.291"
     assert shelf.key_metric("ppo", {}) == ""
 
 
@@ -166,7 +166,7 @@ def test_the_outcome_of_an_export_and_an_import_is_told(tmp_path):
     gguf = shelf.lines_for(tmp_path / "My-ppo-gguf.zip")
     assert gguf == ("unzip My-ppo-gguf.zip && cd My-ppo-gguf", "ollama create my-ppo -f Modelfile", "ollama run my-ppo")
     assert "unzip My-ppo-gguf.zip &amp;&amp;" in exported_html("", shelf.Exported(tmp_path / "x.zip", "fine", gguf))
-    assert "pipeline('text-generation'" in shelf.lines_for(tmp_path)[0]
+    assert "pipeline('text-generation'" in shelf.lines_for(tmp_path)[1]
     folder = shelf.Exported(tmp_path, "fine")
     assert f"Written to {tmp_path}" in exported_html("<a class='download'>", folder)
     assert "download" not in exported_html("<a class='download'>", folder)

@@ -362,7 +362,7 @@ def test_some_pairs_are_asked_again_with_sides_swapped(desk, rating, monkeypatch
     assert repeated[0].left != first.left
     # The same key on swapped sides means the other answer.
     assert repeated[0].outcome is first.outcome.swap()
-    assert rating.tally()["progress"]["agreement"] == "Asked again once, you said the same 0 of 1"
+    assert rating.tally()["progress"]["agreement"] == "Consistency: 0 of 1 re-asked pair"
     rating.ask({"do": "prefer", "values": {"repeats": False}})
     rating.tray.clear()
     whole(rating, ahead=AHEAD)

@@ -120,9 +120,7 @@ def test_the_page_escapes_names_tells_charts_in_words_and_offers_every_other_rou
     page = rounds_html(view.rounds(), Step(EVIL, EVIL, EVIL, "Rate"), AtWork())
     assert "<img" not in page
     assert page.count("<svg") == page.count("role='img' aria-label='") == 3
-    assert (
-        "aria-label='Accuracy of its reward model: round 1, held-out votes 90% (74% to 97%); round 1, votes of" in page
-    )
+    assert "aria-label='Accuracy of its reward model: round 1, test votes 90% (74% to 97%); round 1, votes of" in page
     assert "Win rate of its policy: round 1, win rate 80% (" in page
     assert [page.count(f"data-name='{GO}{key}'") for key in ("f", PPO, "hash of ppo-2")] == [1, 2, 0]  # and to keep it
     assert "Keep ppo-1" in page

@@ -92,7 +92,7 @@ def test_the_next_step_goes_round_the_loop(store):
         (Standing(votes=1), "Rate", "You have 1 vote: rate 49 more"),
         (Standing(demonstrations=799, votes=60, adapters=[sft]), "reward", "You have 60 votes: train a reward model"),
         (Standing(votes=60, adapters=[sft, reward]), "ppo", "reward-1 is a first try: it has no test votes"),
-        (Standing(votes=60, adapters=[sft, guessing]), "Rate", "right about only 50%"),
+        (Standing(votes=60, adapters=[sft, guessing]), "Rate", "agrees with only 50%"),
         (
             Standing(votes=60, adapters=[sft, reward, ppo]),
             "Judge",
@@ -121,19 +121,19 @@ def test_what_is_missing_is_said_with_what_to_do():
     assert "import some under Data" in missing("sft", replace(ready, demonstrations=0))
     assert "rate some pairs" in missing("reward", replace(ready, clear=0))  # nine ties teach nothing
     assert "No reward model" in missing("ppo", replace(ready, adapters=[]))
-    assert "stop it first" in missing("sft", replace(ready, at_work="ppo-3 is at work"))
+    assert "Stop it or wait" in missing("sft", replace(ready, at_work="ppo-3 is at work"))
     assert "not in memory" in missing("sft", replace(ready, base=False))
 
 
 def test_a_plan_counts_steps_and_guesses_the_time():
     now = Standing(demonstrations=800, votes=40, practice={"imported": 600, "votes": 40, "demonstrations": 800})
     text = plan("sft", now, {"epochs": 2, "batch_size": 16}, 0.5 / 16)
-    assert "800 demonstrations" in text
+    assert "Learns from ~720 of 800 demonstrations, 10% kept for testing" in text
     assert "About 90 steps, 45 s at the pace" in text  # 0.9 * 800 * 2 / 16
     assert f"{FIRST_VOTES - 40} more for a first reward model" in plan("reward", now, {}, None)
     assert "600 imported and 40 voted on prompts" in plan("ppo", now, {"steps": 28}, None)
     chosen = {"steps": 28, "practise_on": ["votes"]}
-    assert "Practises on 40 voted on prompts" in plan("ppo", now, chosen, None)
+    assert "Trains on 40 voted on prompts" in plan("ppo", now, chosen, None)
     assert "800 demonstrated prompts" in plan("ppo", replace(now, practice={"demonstrations": 800}), chosen, None)
     assert "About 28 steps." in plan("ppo", now, {"steps": 28}, None)
     # The last run took 2 s a step with 8 answers of 24 tokens; eight times the rows of four times the length take 64 s.
@@ -203,8 +203,8 @@ def test_a_plan_is_shown_before_the_start():
         "advice": [{"text": "--rank <4>", "peak_bytes": 7 * 2**30, "fits": True}],
     }  # fmt: skip
     html = costs.plan_html(found)
-    assert "Memory: 9.0 GB of 8.0 GB, most of it while learning" in html
-    assert all(part in html for part in ("frozen base <b>1.0 GB", "their training <b>2.0 GB", "at work <b>2.0 GB"))
+    assert "Needs 9.0 GB of 8.0 GB, most of it while learning" in html
+    assert all(part in html for part in ("frozen base <b>1.0 GB", "their training <b>2.0 GB", "batch <b>2.0 GB"))
     assert "about 2 min for 1,200 steps (learning 2 min, drawing answers 8 s)" in html
     assert "more than there is" in html
     assert "7.0 GB: --rank &lt;4&gt;" in html
@@ -220,8 +220,8 @@ def test_the_log_tells_the_story_in_order(store):
     story = [text for _, text in log(run, store.events(run.id), RunNumbers(store).of(run))]
     assert story[0].startswith("started on starter")
     assert story[1:] == [
-        "held-out: loss 0.5",
-        "held-out: loss 0.25",
+        "test: loss 0.5",
+        "test: loss 0.25",
         "kept the adapter of step 9",
         "failed. out of memory",
     ]
@@ -230,15 +230,13 @@ def test_the_log_tells_the_story_in_order(store):
 def test_what_came_out_is_said_in_a_line(store):
     found = {"eval/accuracy": 0.75, "eval/accuracy_low": 0.57, "eval/accuracy_high": 0.87, "eval/votes": 28.0}
     done = replace(a_run(store, "reward"), status="done", result=found)
-    assert outcome(done) == "Right about 75% of 28 held-out votes (95 % interval 57% to 87%)"
-    assert "held-out votes (95 % interval 57% to 87%: too few votes to tell)" in outcome(
+    assert outcome(done) == "Agrees with 75% of 28 test votes (95 % interval 57% to 87%)"
+    assert "test votes (95 % interval 57% to 87%: too few votes to tell)" in outcome(
         replace(done, result={**found, "eval/votes": 19.0})
     )
     untrained = replace(done, result={"eval/loss": 0.5, "run/best_step": 0.0})
-    assert outcome(untrained) == (
-        "Held-out loss 0.5, as it was before training: no later step was better on held-out data"
-    )
-    assert outcome(replace(done, result={"eval/loss": 0.5, "run/best_step": 20.0})) == "Held-out loss 0.5"
+    assert outcome(untrained) == ("Test loss 0.5, as it was before training: no later step was better on test data")
+    assert outcome(replace(done, result={"eval/loss": 0.5, "run/best_step": 20.0})) == "Test loss 0.5"
     assert outcome(replace(done, result={})) == "Made reward-1"
     assert outcome(replace(done, status="running", result={})) == ""
     assert outcome(replace(done, status="failed", error="no memory")) == "no memory"
@@ -279,7 +277,7 @@ def test_samples_stand_newest_step_first():
     table = run_html.samples_html([*samples, heldout])
     # Drawn after step 95; those of training stand under 96, the step they were drawn in.
     titles = re.findall(r"Step \d+ · [a-z -]+", table)
-    assert titles[:3] == ["Step 96 · training", "Step 95 · held-out prompts", "Step 91 · training"]
+    assert titles[:3] == ["Step 96 · training", "Step 95 · test prompts", "Step 91 · training"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -375,10 +373,10 @@ def test_a_page_is_sent_what_changed_and_nothing_else(desk):
     assert look() is None
     desk.store.add_demonstrations(Demonstration(user(f"{i}?"), "yes") for i in range(12))
     sent = look()
-    assert "Learns from 12 demonstrations" in sent[page.stages["sft"].plan]
+    assert "Learns from ~11 of 12 demonstrations" in sent[page.stages["sft"].plan]
     assert not sent.get(page.run.charts)
     run = desk.store.start_run("sft", "sft-1", "starter", {}, {})
-    assert "at work in another process" in look()[page.step]
+    assert "training in another process" in look()[page.step]
     desk.store.log_metrics(run, 1, {"loss/sft": 1.5})
     sent = look()
     assert json.loads(sent[page.run.charts])["charts"][0]["lines"][0]["points"] == [[1, 1.5]]
@@ -428,7 +426,7 @@ def test_the_run_of_this_app_counts_as_at_work_from_its_first_moment(desk):
     assert view.at_work(view.runs()) == ""
     desk.run_job = SimpleNamespace(done=False, progress=SimpleNamespace(run=run))
     assert view.runs()[0].status == "running"
-    assert view.at_work(view.runs()) == f"{run} is at work"
+    assert view.at_work(view.runs()) == f"{run} is training"
 
 
 def test_what_the_tab_stands_on_is_made_without_gradio():

@@ -56,7 +56,7 @@ def look_at_cost(page) -> None:
     """What a run would take is there before the start, its time too, and each effort says its own."""
     cost = page.locator("#cost-sft")
     cost.locator(".bar").wait_for(timeout=LONG)
-    assert re.search(r"Memory: [\d.]+ [GM]B of [\d.]+ GB, most of it while ", cost.inner_text())
+    assert re.search(r"Needs [\d.]+ [GM]B of [\d.]+ GB, most of it while ", cost.inner_text())
     page.wait_for_selector("#cost-sft p:has-text('Time: about')", timeout=LONG)
     page.wait_for_selector("#form-column .effort:visible label:has-text('Quick · about')")
 
@@ -89,7 +89,7 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         assert page.locator("#form-column .problem").count() == 0
         wait_for_step(page, 3)
         with app.held():
-            assert "manners (run sft-1) is at work" in page.inner_text("#next-text")
+            assert "manners (run sft-1) is training" in page.inner_text("#next-text")
             assert "left" in page.inner_text(f"{HEAD} .way")
             assert page.locator("#start-sft").is_disabled()
             assert page.locator("#run-charts figure:has-text('Loss') path.main").count() > 0
@@ -126,9 +126,9 @@ def test_a_run_is_started_watched_reloaded_upon_stopped_and_resumed(app):
         # Resumed from the list, it goes on to its end.
         page.locator("#runs button[data-do=resume]").click()
         page.wait_for_selector(f"{HEAD} .pill.done", timeout=LONG)
-        assert "Held-out loss" in page.inner_text(f"{HEAD} .outcome")
-        page.wait_for_selector("#runs .said:has-text('Held-out loss')")
-        assert page.locator("#run-log li:has-text('kept the adapter')").count() == 1
+        assert "Test loss" in page.inner_text(f"{HEAD} .outcome")
+        page.wait_for_selector("#runs .said:has-text('Test loss')")
+        assert page.locator("#run-log li:has-text('saved step')").count() == 1
         page.wait_for_selector("#next-text:has-text('No votes yet: rate 50 answers')")
         page.wait_for_selector("#start-sft:enabled")
 

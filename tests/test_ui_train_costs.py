@@ -64,7 +64,7 @@ def test_a_measured_plan_is_not_replaced_by_a_counted_one_of_the_same(costs):
     costs.ask("sft", "same", SFTSettings())
     costs.ask("sft", "same", SFTSettings(), probing=True)
     assert [probing for _, probing in costs._desk.engine.asked] == [False, True]
-    assert "Measuring this machine for some seconds …" in costs.html("sft")
+    assert "Estimating the time …" in costs.html("sft")
     for probing in (False, True):
         costs.ask("sft", "same", SFTSettings(), probing=probing)
     assert len(jobs(costs)) == 2
@@ -114,6 +114,6 @@ def test_the_bar_fills_what_there_is_and_no_more():
     assert "free <b>0 B<" in full
     assert "class='bad' role='alert'>That is more than there is." in full
     unknown = plan_html({**some, "available_bytes": None, "fits": None})
-    assert "Memory: 8.0 GB, most of it while learning" in unknown
+    assert "Needs 8.0 GB, most of it while learning" in unknown
     assert "free" not in unknown
     assert "more than there is" not in unknown

@@ -55,7 +55,7 @@ def test_a_run_is_told_in_words_with_what_its_numbers_say(place):
         "  score 0.6 at step 6",
         "  KL 2.5 at step 6",
         "  length 60 at step 6",
-        "  Mean score 0.5 at 3.0 nats of KL",
+        "  Reward +0.50 on test prompts, still close to the base model (KL 3.0)",
         "  ! Answers have 60 tokens at step 6, 200% more than at first: most of the gain may be length. "
         "Read the samples: is longer better? If not, rate more short answers as better.",
     ]

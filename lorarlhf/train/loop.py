@@ -237,15 +237,15 @@ class Loop:
     def _why_kept(self) -> str:
         kept, count = self.kept_step, len(self.best.each)
         if kept == self.best.step == self.next_step:
-            why = "the best on held-out prompts"
+            why = "the best on test prompts"
         elif kept == self.next_step:
-            unclear = f"step {self.best.step} was not better by more than chance explains on {count} held-out examples"
+            unclear = f"step {self.best.step} was not better by more than chance explains on {count} test examples"
             why = f"the last: {unclear}"
         elif kept == 0:
-            why = "before training, because no later step was better on held-out prompts"
+            why = "before training, because no later step was better on test prompts"
         else:
-            why = "the best on held-out prompts"
-        return f"kept the adapter of step {kept}, {why}"
+            why = "the best on test prompts"
+        return f"saved step {kept}, {why}"
 
     def _prepare(self) -> None:
         """Let the stage prepare, unless the run goes on from a checkpoint made later."""

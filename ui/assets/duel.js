@@ -71,7 +71,7 @@ function drawChoices() {
   const before = [...root.querySelectorAll(".who :checked")].map((node) => node.value).filter((name) => [...choices.contestants, ...choices.checkpoints].includes(name));
   const chosen = before.length ? before : choices.usual;
   const tick = (name) => make("label", { className: "tick" },
-    make("input", { type: "checkbox", value: name, checked: chosen.includes(name) }), name === "base" ? " the bare base" : ` ${name}`);
+    make("input", { type: "checkbox", value: name, checked: chosen.includes(name) }), name === "base" ? " the base model" : ` ${name}`);
   $(".who .adapters").replaceChildren(...choices.contestants.map(tick));
   $(".who .steps").replaceChildren(...choices.checkpoints.map(tick));
   $(".who details").hidden = !choices.checkpoints.length;
@@ -147,7 +147,7 @@ function drawJudges() {
   if (working) {
     const stop = make("button", { type: "button" }, "Stop");
     stop.addEventListener("click", () => act({ do: "stop" }));
-    const bar = make("progress", { max: job.total || 1, value: job.done, "aria-label": "Answers drawn" });
+    const bar = make("progress", { max: job.total || 1, value: job.done, "aria-label": "Answers written" });
     parts.push(stop, bar, make("span", { role: "status" }, job.total ? `${called(job.by)}: ${job.done} of ${job.total} answers` : "waits for the engine …"));
   }
   if (job.problem) parts.push(make("span", { className: "bad", role: "alert" }, job.problem));

@@ -165,7 +165,7 @@ def boxes_svg(drawn: Sequence[Drawn], voted: Sequence[float]) -> str:
 
 
 def _short(name: str) -> str:
-    name = "bare base" if name == "base" else name
+    name = "base model" if name == "base" else name
     return name if len(name) <= 14 else f"{name[:13]}…"
 
 

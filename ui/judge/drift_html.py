@@ -45,7 +45,7 @@ def unmeasured_html(name: str) -> str:
     """Say what measuring would do."""
     return (
         f"<div class='health empty'><h3>{escape(name)} was not measured yet</h3><p>It and its reference will answer "
-        "the same prompts kept apart, and what they say is compared: reward and an ensemble of heads against KL, "
+        "the same test prompts, and what they say is compared: reward and an ensemble of heads against KL, "
         "length, entropy, repetition, a plain text and forty questions.</p></div>"
     )
 

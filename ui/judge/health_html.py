@@ -114,7 +114,7 @@ def _figures(health: Health) -> list[str]:
     if health.length and many:
         found += _length(health)
     if health.drawn:
-        text = "Fresh answers to prompts kept apart; the box holds the middle half. PPO moves answers to the right."
+        text = "Fresh answers to test prompts; the box holds the middle half. PPO moves answers to the right."
         found.append(figure_html("Scores of answers", boxes_svg(health.drawn, health.voted), text))
     found += _groups(health)
     return found + _person(health)

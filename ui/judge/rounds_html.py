@@ -19,7 +19,7 @@ STEP, MEASURE = "step", "measure"
 KEEP = "keep "
 """Before the name of a checkpoint that is kept."""
 SPLIT = (
-    "<p class='key'><span><i class='main' aria-hidden='true'></i>held-out votes</span>"
+    "<p class='key'><span><i class='main' aria-hidden='true'></i>test votes</span>"
     "<span><i class='least' aria-hidden='true'></i>votes of the next round</span></p>"
 )
 ROUND = (

@@ -35,7 +35,7 @@ def wins_svg(rows: Sequence[Figures]) -> str:
 def accuracy_svg(rows: Sequence[Figures]) -> str:
     """Draw how often each round's reward model was right, in its own round and in the next."""
     own, later = ([_dot(getattr(row, name)) for row in rows] for name in ("heldout", "next"))
-    lines = [Course("held-out votes", "main", own), Course("votes of the next round", "least", later)]
+    lines = [Course("test votes", "main", own), Course("votes of the next round", "least", later)]
     return _drawn("Accuracy of its reward model", rows, lines, percent=True)
 
 

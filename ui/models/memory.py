@@ -37,7 +37,7 @@ def parts_of(memory: dict[str, Any], process: int, free: int) -> list[Part]:
         free = memory["free_bytes"]
         rest = Part("rest", "cache, libraries and other programs", max(0, memory["total_bytes"] - free - named))
     else:
-        rest = Part("rest", "rest of the engine: cache and libraries", max(0, process - named))
+        rest = Part("rest", "program", max(0, process - named))
     loaded = [Part("adapter", name, size) for name, size in adapters.items()]
     return [Part("base", str(memory["base"]["name"]), base), *loaded, rest, Part("free", "free", free)]
 

@@ -73,13 +73,13 @@ def key_metric(stage: str, metrics: dict[str, float]) -> str:
     """Say in words what a stage measured at its end."""
     if stage == "reward" and "eval/accuracy" in metrics:
         votes = metrics.get("eval/votes")
-        held = f" of {votes:.0f} held-out votes" if votes else ""
+        held = f" of {votes:.0f} test votes" if votes else ""
         return f"{metrics['eval/accuracy']:.0%}{held} right"
     if stage == "ppo" and "eval/scores" in metrics:
         kl = f", KL {figure(metrics['eval/kl'], '.1f')}" if "eval/kl" in metrics else ""
         return f"score {figure(metrics['eval/scores'], '+.2f')}{kl}"
     if "eval/loss" in metrics:
-        return f"held-out loss {metrics['eval/loss']:.3f}"
+        return f"test loss {metrics['eval/loss']:.3f}"
     return ""
 
 

@@ -30,9 +30,8 @@ class Agreement(NamedTuple):
         """Say it in one sentence; empty before anything was asked twice."""
         if not self.asked:
             return ""
-        times = "once" if self.asked == 1 else f"{self.asked} times"
-        share = f" ({self.agreed / self.asked:.0%})" if self.asked > 1 else ""
-        return f"Asked again {times}, you said the same {self.agreed} of {self.asked}{share}"
+        pairs = f"re-asked pair{'s' * (self.asked != 1)}"
+        return f"Consistency: {self.agreed} of {self.asked} {pairs}"
 
 
 def again(store: Store, rater: str, busy: Collection[int], rng: random.Random) -> Sheet | None:

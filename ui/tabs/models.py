@@ -89,7 +89,7 @@ def _base_form(desk: Desk, tab: gr.Tab) -> None:
         warning = gr.Markdown(REMOTE_CODE, visible=False, elem_id="remote-warning")
     load = gr.Button("Load", variant="primary", elem_id="load-button")
     with gr.Row(visible=False, elem_id="sure-load") as sure:
-        gr.Markdown("A run is at work. It is saved first; you can resume it later on its own base.")
+        gr.Markdown("A run is training. It is saved first; you can resume it later on its own base.")
         yes, no = gr.Button("Save it and load", variant="stop", size="sm"), gr.Button("Keep the base", size="sm")
     form = [base, bits, device, compute, revision, remote]
 

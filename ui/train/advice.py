@@ -19,6 +19,8 @@ from lorarlhf.settings import PPOSettings
 from lorarlhf.store import RunRow, Store
 from lorarlhf.ui.readiness import FIRST_VOTES, FRESH_VOTES, Readiness, missing_votes
 
+TESTED = 0.1
+"""Share of the prompts kept apart to measure on, unless a setting says otherwise."""
 FEWEST_DEMONSTRATIONS = 10
 """Fewer teach no manner of answering."""
 FEWEST_HELDOUT = 10
@@ -187,7 +189,7 @@ def _next_round(now: Standing) -> Step:
     metrics, more = reward.card.get("metrics", {}), FRESH_VOTES - fresh
     right = metrics.get("eval/accuracy", 1.0)
     if right < BARELY_RIGHT and metrics.get("eval/votes", FEWEST_HELDOUT) >= FEWEST_HELDOUT:
-        text = f"{reward.name} is right about only {right:.0%} of your held-out votes: rate {more} more answers"
+        text = f"{reward.name} agrees with only {right:.0%} of your test votes: rate {more} more answers"
         return Step(text, "PPO would chase its mistakes.", "Rate answers", "Rate")
     if policy is None or str(policy.card.get("created", "")) < str(reward.card.get("created", "")):
         if not now.looked:
@@ -209,7 +211,7 @@ def _first_try(now: Standing, reward: SavedAdapter) -> Step:
     tested, right = metrics.get("eval/votes", 0.0), metrics.get("eval/accuracy", 0.0)
     if tested >= FEWEST_HELDOUT:
         text = f"{reward.name} agrees with you in {right:.0%} of {tested:.0f} test votes. Train with PPO"
-        why = "The policy practises on your prompts, and the reward model says how well it does."
+        why = "The model answers your prompts, and the reward model says how well it does."
         return Step(text, why, "Train with PPO", "ppo")
     known = f"it agrees with {right * tested:.0f} of {tested:.0f} test votes" if tested else "it has no test votes"
     ready = Readiness(max(now.votes, FIRST_VOTES))  # it is there: a first try at least
@@ -229,7 +231,7 @@ def missing(stage: str, now: Standing) -> str:
     if not now.base:
         return "The base is not in memory yet; wait for it, or load one under Models."
     if now.at_work:
-        return f"{now.at_work}; stop it first, or wait for its end."
+        return f"{now.at_work}. Stop it or wait."
     if stage == "sft" and not now.demonstrations:
         return "No demonstrations yet: import some under Data, or write better answers while you rate."
     if stage == "reward" and not now.clear and now.elsewhere:
@@ -259,12 +261,13 @@ def practised(now: Standing, sources: Sequence[str]) -> str:
 
 def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | None) -> str:
     """Say what a stage would learn from and how long it may take, at `pace` seconds a step and unit of `work`."""
-    share = "some of them kept apart to measure on"
+    share = f"{TESTED:.0%} kept for testing"
     if stage == "ppo":
-        learns = f"Practises on {practised(now, settings.get('practise_on') or PPOSettings().sources)}"
+        learns = f"Trains on {practised(now, settings.get('practise_on') or PPOSettings().sources)}"
     else:
         rows = now.demonstrations if stage == "sft" else now.votes
-        learns = f"Learns from {rows:,} demonstrations" if stage == "sft" else f"Learns from {_votes(rows)}"
+        about = f"~{(1 - TESTED) * rows:,.0f} of {rows:,}" if rows >= 1 / TESTED else f"{rows:,}"
+        learns = f"Learns from {about} {'demonstrations' if stage == 'sft' else 'votes'}"
         if stage == "reward" and milestone(now):
             share += f"; {milestone(now)}"
     if stage == "sft" and not now.sft_helps:
@@ -279,7 +282,9 @@ def steps_of(stage: str, now: Standing, settings: Mapping[str, Any]) -> int:
     if stage == "ppo":
         return max(1, math.ceil(settings.get("steps") or 0))
     rows = now.demonstrations if stage == "sft" else now.votes
-    return max(1, math.ceil(0.9 * rows * _passes(settings.get("epochs")) / max(1, settings.get("batch_size") or 1)))
+    return max(
+        1, math.ceil((1 - TESTED) * rows * _passes(settings.get("epochs")) / max(1, settings.get("batch_size") or 1))
+    )
 
 
 def _passes(typed: Any) -> float:

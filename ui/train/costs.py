@@ -18,7 +18,7 @@ from lorarlhf.ui.models.memory import Part, bar_html
 GROUPS = (
     ("base", "frozen base", ("base",)),
     ("adapter", "adapters and their training", ("adapters", "gradients", "optimizer", "copies")),
-    ("work", "the texts at work", ("cache", "activations", "logits")),
+    ("work", "batch", ("cache", "activations", "logits")),
     ("rest", "libraries", ("heap", "runtime")),
 )
 """Colour and name of what the parts of a plan are shown as."""
@@ -75,7 +75,7 @@ class Costs:
         if asked is None:
             return ""
         if not asked.job.done:
-            words = "Measuring this machine for some seconds …" if asked.probing else "Counting …"
+            words = "Estimating the time …" if asked.probing else "Counting …"
             return f"<p class='cost' role='status'>{words}</p>"
         try:
             return plan_html(asked.job.result())
@@ -90,7 +90,7 @@ def plan_html(plan: dict[str, Any]) -> str:
     if there is not None:
         parts.append(Part("free", "free", max(0, there - peak)))
     of = f" of {size(there)}" if there is not None else ""
-    words = f"Memory: {size(peak)}{of}, most of it while {PHASES[plan['peak_phase']]}"
+    words = f"Needs {size(peak)}{of}, most of it while {PHASES[plan['peak_phase']]}"
     lines = [bar_html(parts, words)]
     if plan["seconds"] is not None:
         spent = sorted(plan["seconds_by_phase"].items(), key=lambda phase: -phase[1])

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from lorarlhf.figures import figure
-from lorarlhf.reading import BEST_STEP
+from lorarlhf.reading import BEST_STEP, distance
 from lorarlhf.store import RunRow
 from lorarlhf.ui.train.progress import Series
 
@@ -94,7 +94,7 @@ def sentence(run: RunRow, series: Series, step: int) -> str:
         same = abs(pair[1] - pair[0]) <= 0.1 * max(pair[0], 1)
         parts.append("answers about as long" if same else f"answers {pair[0]:.0f} → {pair[1]:.0f} tokens long")
     if pair := _ends(series, "eval/kl", step):
-        parts.append(f"{_distance(run, pair[1])} (KL {figure(pair[1], '.1f')})")
+        parts.append(distance(run, pair[1]))
     text = "; ".join(parts) + "." if parts else ""
     if _kept(run) == 0:
         text += " No step was better than the start on the test prompts, so the start was kept."
@@ -105,15 +105,6 @@ def _ends(series: Series, name: str, step: int) -> tuple[float, float] | None:
     values = {int(at): value for at, value in series.get(name, [])}
     first = min(values, default=0)
     return (values[first], values[step]) if step in values and step > first else None
-
-
-def _distance(run: RunRow, kl: float) -> str:
-    """Say how far a policy went from its reference, measured by the run's own budget."""
-    name = dict(run.parents.get("adapters", {})).get("sft", "base")
-    called = "the base model" if name == "base" else name
-    budget = float(run.settings.get("kl_budget", 20.0))
-    words = "still close to" if kl < budget / 2 else "some way from" if kl < budget else "far from"
-    return f"{words} {called}"
 
 
 def _slider(steps: Sequence[int], step: int, kept: int | None) -> str:

@@ -22,11 +22,11 @@ Series = dict[str, list[Point]]
 """Metric → (step, value), in order of steps."""
 
 STAGE_NAMES = {"sft": "SFT", "reward": "Reward model", "ppo": "PPO"}
-STATUS_WORDS = {"running": "at work", "interrupted": "broken off"}
+STATUS_WORDS = {"running": "running", "interrupted": "broken off"}
 """In the words of the app; the others are words already."""
 SET = ("lr/", "objective/kl_coef")
 """Metrics that are set, not measured."""
-LOG_WORDS = {"eval/kl": "KL", "eval/scores": "reward", "eval/eos_share": "finished"}
+LOG_WORDS = {"eval/kl": "KL", "eval/scores": "reward", "eval/eos_share": "ended by itself"}
 """Measurements whose own names are not those of the charts."""
 RESUMABLE = ("paused", "interrupted")
 KEPT_RUNS = 8
@@ -106,14 +106,14 @@ def charts(run: RunRow, series: Series) -> list[Chart]:
     loss = chart(
         "Loss",
         line(f"loss/{run.stage}", "training"),
-        line("eval/loss", "held-out", "heldout"),
-        help="How surprised the adapter is by the data; lower is better. Held-out data is never learnt from.",
+        line("eval/loss", "test", "heldout"),
+        help="How surprised the adapter is by the data; lower is better. Test data is never trained on.",
     )
     if run.stage == "reward":
         accuracy = chart(
             "Accuracy",
             line("train/accuracy", "training"),
-            line("eval/accuracy", "held-out", "heldout"),
+            line("eval/accuracy", "test", "heldout"),
             _level("guessing", 0.5, last),
             low=0.0,
             high=1.0,
@@ -123,8 +123,8 @@ def charts(run: RunRow, series: Series) -> list[Chart]:
         return [loss, accuracy]
     perplexity = chart(
         "Perplexity",
-        line("eval/perplexity", "held-out", "heldout"),
-        help="Between how many words the adapter hesitates, on average, on held-out data; lower is better.",
+        line("eval/perplexity", "test", "heldout"),
+        help="Between how many words the adapter hesitates, on average, on test data; lower is better.",
     )
     rate = chart(
         "Learning rate",
@@ -153,23 +153,23 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
     highest = max((y for _, y in series.get("objective/kl", [])), default=0.0)
     near = [_level("budget", budget, float(way(run, series).total or run.step))] if highest > budget / 2 else []
     value = chart(
-        "Value",
+        "Value fit",
         line("val/explained_variance", "training"),
         high=1.0,
         percent=True,
-        help="Share of what rewards turn out to be that the critic foresees; below 0 a mean does better.",
+        help="Explained variance: the share of the rewards that the critic foresees; below 0 a mean does better.",
     )
     return [
         chart(
             "Reward",
             line("objective/scores", "training"),
-            line("eval/scores", "held-out", "heldout"),
+            line("eval/scores", "test", "heldout"),
             help="Mean score of the answers by the reward model; higher is better, as far as it is right.",
         ),
         chart(
             "KL",
             line("objective/kl", "training"),
-            line("eval/kl", "held-out", "heldout"),
+            line("eval/kl", "test", "heldout"),
             *near,
             low=0.0,
             help="How far the answers have moved from the SFT model's, in nats an answer.",
@@ -178,12 +178,12 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
         chart(
             "Length",
             line("response/length", "training"),
-            line("eval/length", "held-out", "heldout"),
+            line("eval/length", "test", "heldout"),
             low=0.0,
             help="Mean length of the answers, in tokens.",
         ),
         chart(
-            "Clip share",
+            "Clipped updates",
             line("policy/clipfrac", "training"),
             low=0.0,
             high=0.1,
@@ -191,16 +191,16 @@ def _ppo_charts(run: RunRow, series: Series, line: Any, chart: Any) -> list[Char
             help="Share of the tokens on which the update was held back because it went too far.",
         ),
         chart(
-            "Finished",
+            "Ended by itself",
             line("response/eos_share", "training"),
-            line("eval/eos_share", "held-out", "heldout"),
+            line("eval/eos_share", "test", "heldout"),
             low=0.0,
             high=1.0,
             percent=True,
             help="Share of the answers that came to an end by themselves, before the longest length.",
         ),
         chart(
-            "Lowest reward",
+            "Worst answer",
             line("objective/scores_min", "training"),
             help="Score of the worst answer of each batch; it falls where the reward model is being fooled.",
         ),
@@ -245,7 +245,7 @@ def log(run: RunRow, events: Sequence[Any], series: Series) -> list[tuple[str, s
         if name.startswith("eval/") and name.count("/") == 1 and not name.endswith(("_low", "_high", "/votes")):
             for step, value in points:
                 measured.setdefault(int(step), []).append(f"{LOG_WORDS.get(name, name[5:])} {number(value)}")
-    story += [(step, f"step {step}", f"held-out: {', '.join(words)}") for step, words in measured.items()]
+    story += [(step, f"step {step}", f"test: {', '.join(words)}") for step, words in measured.items()]
     story += [(event.step, clock(event.created), event.text) for event in events]
     story.sort(key=lambda line: line[0])
     if run.status != "running":

@@ -90,7 +90,7 @@ def samples_html(samples: Sequence[Mapping[str, Any]]) -> str:
     titles = "".join(f"<th scope='col' class='{kind}'>{name}</th>" for name, kind in columns.items())
     body = "".join(
         f"<tr class='group'><th scope='colgroup' colspan='4'>Step {step} · "
-        f"{'held-out prompts' if heldout else 'training'}</th></tr>{''.join(groups[step, heldout])}"
+        f"{'test prompts' if heldout else 'training'}</th></tr>{''.join(groups[step, heldout])}"
         for step, heldout in sorted(groups, reverse=True)[:SAMPLED_STEPS]
     )
     return f"<table class='samples'><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"

@@ -30,10 +30,10 @@ class Runs:
         if job and not job.done:
             if run := job.progress.run:
                 called = next((row.called for row in runs if row.id == run), run)
-                return f"{called} is {'being stopped' if self.desk.stopping else 'at work'}"
+                return f"{called} is {'being stopped' if self.desk.stopping else 'training'}"
             return "A run is about to start"
         other = next((run.called for run in runs if run.status == "running"), "")
-        return f"{other} is at work in another process" if other else ""
+        return f"{other} is training in another process" if other else ""
 
     def standing(self, runs: list[RunRow]) -> Standing:
         """Gather what advice is made of."""
