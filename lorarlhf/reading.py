@@ -403,9 +403,8 @@ def outcome(run: RunRow) -> str:
     elif "eval/loss" in result:
         words.append(f"test loss {number(result['eval/loss'])}")
     if "eval/scores" in result:
-        words.append(
-            f"reward {figure(result['eval/scores'], '+.2f')} on test prompts, {distance(run, result['eval/kl'])}"
-        )
+        score = figure(result["eval/scores"], "+.2f")
+        words.append(f"reward {score} on test prompts, {distance(run, result['eval/kl'])}")
     if result.get(BEST_STEP) == 0:
         words.append("as it was before training: no later step was better on test data")
     text = ", ".join(words) or f"made {run.adapter}"

@@ -282,9 +282,8 @@ def steps_of(stage: str, now: Standing, settings: Mapping[str, Any]) -> int:
     if stage == "ppo":
         return max(1, math.ceil(settings.get("steps") or 0))
     rows = now.demonstrations if stage == "sft" else now.votes
-    return max(
-        1, math.ceil((1 - TESTED) * rows * _passes(settings.get("epochs")) / max(1, settings.get("batch_size") or 1))
-    )
+    passes, batch = _passes(settings.get("epochs")), max(1, settings.get("batch_size") or 1)
+    return max(1, math.ceil((1 - TESTED) * rows * passes / batch))
 
 
 def _passes(typed: Any) -> float:
