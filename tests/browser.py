@@ -185,6 +185,33 @@ def open_section(page: Page, name: str) -> None:
         sections.locator(".overflow-dropdown button", has_text=name).click()
 
 
+CRAMPED = """() => {
+  const found = [], seen = (node) => node.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true });
+  const hides = (style) => ['hidden', 'clip'].includes(style.overflowX) && style.textOverflow !== 'ellipsis';
+  for (const node of document.querySelectorAll('body *')) {
+    if (node.closest('svg, .sr, [aria-hidden=true], option') || !seen(node) || !node.clientWidth) continue;
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (own && node.clientWidth > 1 && hides(getComputedStyle(node)) && node.scrollWidth > node.clientWidth + 1)
+      found.push(`cut: ${node.textContent.trim().slice(0, 60)}`);
+    const words = own && node.textContent.trim().length > 1;
+    const box = words && node.closest('button, td, th, figcaption, .tiles > div, .node');
+    if (box && node !== box && node.getBoundingClientRect().right > box.getBoundingClientRect().right + 2)
+      found.push(`out of its box: ${node.textContent.trim().slice(0, 60)}`);
+  }
+  for (const label of document.querySelectorAll('svg text')) {
+    const chart = label.closest('svg').getBoundingClientRect(), own = label.getBoundingClientRect();
+    if (seen(label) && own.width && (own.left < chart.left - 1 || own.right > chart.right + 1))
+      found.push(`axis label cut: ${label.textContent}`);
+  }
+  return [...new Set(found)];
+}"""
+
+
+def cramped(page: Page) -> list[str]:
+    """List the texts that are cut, stand out of their box, or are labels of a chart beyond its edge."""
+    return list(page.evaluate(CRAMPED))
+
+
 def free_port() -> int:
     """Find a port nobody listens on."""
     with socket.socket() as probe:

@@ -133,9 +133,9 @@ def test_a_reward_model_judged_by_few_votes_says_so_and_one_that_guesses_too(sto
         return [str(one) for one in remarks(a_run(store, "reward", status), series)]
 
     (few,) = said("running", 8, 0.3)
-    assert "Judged by 8 held-out votes, its accuracy lies anywhere from 30% to 80%: that is too few to tell" in few
+    assert "Judged by 8 test votes, its accuracy lies anywhere from 30% to 80%: that is too few to tell" in few
     (guess,) = said("done", 40, 0.45)
-    assert "right about 60% of 40 held-out votes at step 9 (95 % interval from 45%): it may be guessing" in guess
+    assert "right about 60% of 40 test votes at step 9 (95 % interval from 45%): it may be guessing" in guess
     assert said("running", 40, 0.45) == []  # while it learns that is no news
     assert said("done", 40, 0.52) == []
 

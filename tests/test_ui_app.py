@@ -17,7 +17,7 @@ from lorarlhf import starter
 from lorarlhf.data.importing import import_file
 from lorarlhf.starter import judge
 from lorarlhf.workspace import Workspace
-from tests.browser import App, open_tab, ready
+from tests.browser import App, cramped, open_tab, ready
 
 TABS = ("Rate", "Train", "Judge", "Compare", "Data", "Models")
 STANDARD = ["wcag2a", "wcag2aa"]
@@ -54,6 +54,7 @@ def test_every_tab_opens_without_an_error_or_the_network_and_keeps_wcag_aa(app, 
             open_tab(page, name)
             page.wait_for_timeout(1500)  # what the tab shows is fetched, and fades in
             assert not offences(page), name
+            assert not cramped(page), name
 
 
 def test_a_reload_comes_back_to_the_tab(app):

@@ -16,7 +16,7 @@ from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.starter import judge
 from lorarlhf.ui.judge.looked import LOOKED
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, draw_little, open_section, open_tab, ready
+from tests.browser import PATIENCE, App, cramped, draw_little, open_section, open_tab, ready
 from tests.test_ui_app import offences
 
 SLOW = PATIENCE * 1000
@@ -90,6 +90,7 @@ def test_a_reward_model_is_measured_read_and_voted_against_and_then_ppo_may_star
         page.wait_for_timeout(1000)
         assert looked(app) == ["seen"]
         assert not offences(page)
+        assert not cramped(page)
 
         buttons = page.locator("#contradicted button").locator("visible=true")
         contradicted = page.locator("#contradicted li").count()

@@ -15,7 +15,7 @@ from lorarlhf.data.importing import import_file
 from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.starter import judge
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, draw_little, open_section, open_tab, ready
+from tests.browser import PATIENCE, App, cramped, draw_little, open_section, open_tab, ready
 from tests.test_ui_app import offences
 
 SLOW = PATIENCE * 1000
@@ -83,6 +83,7 @@ def test_a_policy_is_measured_and_best_of_n_tried_out(app):
         expect(page.locator("#best-of .wrong li")).to_have_count(3)
         page.get_by_text("All figures").locator("visible=true").click()
         expect(page.locator("#best-of svg")).to_be_visible()
+        assert not cramped(page)
         page.mouse.move(0, 0)
         page.wait_for_timeout(1000)
         assert not offences(page)

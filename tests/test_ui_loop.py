@@ -19,7 +19,7 @@ from lorarlhf import starter
 from lorarlhf.data.importing import import_file
 from lorarlhf.starter import judge
 from lorarlhf.workspace import Workspace
-from tests.browser import PATIENCE, App, draw_little, open_tab, ready
+from tests.browser import PATIENCE, App, cramped, draw_little, open_tab, ready
 
 LONG = PATIENCE * 1000
 
@@ -102,6 +102,7 @@ def look_at_the_card(page: Page) -> None:
     expect(shown).to_have_count(3)
     steps = card.locator("input[type=range]").get_attribute("data-steps")
     assert steps == "0,10,12"
+    assert not cramped(page)
     card.locator("input[type=range]").fill("0")
     expect(card.locator("output")).to_contain_text("step 0")
     before, after = (shown.first.locator(f"{side} p").inner_text() for side in (".before", ".after"))

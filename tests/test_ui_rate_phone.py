@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from lorarlhf.store import Store
 from lorarlhf.types import Outcome
 from lorarlhf.workspace import Workspace
-from tests.browser import App, draw_little, ready
+from tests.browser import App, cramped, draw_little, ready
 from tests.test_ui_app import offences
 from tests.test_ui_rate_browser import settle, told
 
@@ -84,6 +84,7 @@ def test_the_bar_at_the_bottom_leads_everywhere_and_covers_no_verdict(app: App):
             page.wait_for_function("id => location.hash === '#' + id", arg=name.lower())
             expect(bar.locator(".rest")).to_be_hidden()
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            assert not cramped(page)
         assert not offences(page)
 
 
@@ -93,6 +94,7 @@ def test_criteria_are_answered_by_keys_and_own_ones_go_again(app: App, store: St
         page.locator(".pill").click()
         page.fill(".own", "funny")
         page.press(".own", "Enter")
+        expect(page.locator(".extras .criterion")).to_have_count(1)
         page.locator(".criteria label", has_text="helpful").locator("input").check()
         page.evaluate("document.activeElement.blur()")
         expect(page.locator(".extras .criterion")).to_have_count(2)

@@ -401,12 +401,14 @@ def test_an_answer_that_the_limit_ended_says_so_where_it_stands(desk, rating):
 
 
 def test_who_never_voted_is_told_what_this_is(desk, rating):
-    assert "teach a small shop assistant manners" in rating.ask({"do": "open"})["welcome"]
+    desk.load_settings = LoadSettings(base="/models/Some-1B")
+    assert rating.ask({"do": "open"})["welcome"] == "Teach Some-1B what you like. Read two answers, press 1 to 5."
+    desk.load_settings = LoadSettings()
+    assert "Teach a small shop assistant manners" in rating.ask({"do": "open"})["welcome"]
     whole(rating)
     assert vote(rating)["welcome"] == ""
-    desk.store.undo("comparisons", 1)
-    desk.load_settings = LoadSettings(base="/models/Some-1B")
-    assert "teach Some-1B what you like" in rating.ask({"do": "open"})["welcome"]
+    desk.store.undo("comparisons", 1)  # what was taken back was said all the same
+    assert rating.ask({"do": "open"})["welcome"] == ""
 
 
 def test_progress_in_numbers_and_words(desk, rating):

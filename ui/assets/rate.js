@@ -74,6 +74,16 @@ function say(words, wrong = false) {
   $("[data-do=reveal]").hidden = !info.revealable;
 }
 
+/** Say to who comes here for the first time what this is, and show nothing else until the first vote. */
+function welcome(words) {
+  document.body.dataset.first = words ? "yes" : "";
+  $(".welcome").hidden = !words;
+  if (!words || $(".welcome").textContent.startsWith(words)) return;
+  const own = make("button", { type: "button" }, "Use my own model");
+  own.addEventListener("click", () => document.querySelector(".bottom-bar [data-go=Models]")?.click());
+  $(".welcome").replaceChildren(`${words} `, own);
+}
+
 /** Show a line above the buttons for a moment; a vote can be taken back there. */
 function toast(node, ms) {
   if (node.textContent.startsWith("Saved")) {
@@ -91,8 +101,7 @@ function drawProgress() {
   if (now.pace) parts.push(` · ${now.pace} a minute`);
   parts.push(` · ${now.next}`);
   $(".progress").replaceChildren(...parts);
-  $(".welcome").textContent = info.welcome || "";
-  $(".welcome").hidden = !info.welcome;
+  welcome(info.welcome || "");
   if (now.agreement) $(".progress").append(make("br", {}), now.agreement);
 }
 

@@ -41,7 +41,6 @@ from lorarlhf.ui.rate.recipes import offered, recipe_of
 from lorarlhf.ui.rate.sheets import PREFERRED, VERDICTS, About, Recipe, Sheet
 from lorarlhf.ui.rate.tally import progress
 from lorarlhf.ui.rate.vote_history import History, in_words
-from lorarlhf.ui.readiness import FIRST_VOTES
 
 LONGEST_NOTE, LONGEST_TEXT = 2_000, 200_000
 MOST_PREPARED = 200
@@ -244,7 +243,7 @@ class RatingDesk:
         said = progress(self._desk.store, self.chosen.rater, [newest] if newest else [])
         return {
             "progress": said,
-            "welcome": "" if said["total"] else self._welcome(),
+            "welcome": self._welcome(),
             "undoable": len(self.history),
             "revealable": self._last is not None,
         }
@@ -261,10 +260,13 @@ class RatingDesk:
         }
 
     def _welcome(self) -> str:
-        """Say to who has never voted what this is."""
+        """Say to who has never voted what this is; empty once anything was said, taken back or not."""
+        store = self._desk.store
+        if store.query("SELECT 1 FROM comparisons UNION ALL SELECT 1 FROM rankings LIMIT 1"):
+            return ""
         base = self._desk.load_settings.base
         pupil = "a small shop assistant manners" if base == "starter" else f"{Path(base).name} what you like"
-        return f"You are about to teach {pupil}. Read two answers, press 1 to 5. After {FIRST_VOTES} votes it learns."
+        return f"Teach {pupil}. Read two answers, press 1 to 5."
 
     # -- how it is done ---------------------------------------------------------------------------------------
 
