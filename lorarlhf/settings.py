@@ -179,7 +179,7 @@ class PPOSettings(LoraSettings, OptimSettings):
     parent: str = knob("", "Policy to go on from; empty starts as a copy of the reference")
     practise_on: str = knob(
         "imported, typed, votes",
-        "Prompts to practise on: any of imported, typed, votes (those you voted on), demonstrations",
+        "Prompts to train on: any of imported, typed, votes (those you voted on), demonstrations",
         basic=True,
         several=PRACTICE_SOURCES,
     )

@@ -15,7 +15,7 @@ from lorarlhf.evaluate.warnings import percent
 from lorarlhf.figures import figure
 from lorarlhf.reading import FAR_NATS, FEW_VOTES, Remark
 
-HEADS = ("Round", "Who answered", "Votes", "Reward model", "Held-out", "On the next votes", "Policy", "Wins", "KL")
+HEADS = ("Round", "Who answered", "Votes", "Reward model", "Test votes", "On the next votes", "Policy", "Wins", "KL")
 UNKNOWN = "–"
 
 

@@ -5,6 +5,7 @@ Adapters stand in columns by how many steps lie behind them; lines lead from par
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -50,12 +51,15 @@ def lineage(adapters: Sequence[SavedAdapter], votes: Sequence[DuelVote], base: s
     for adapter in adapters:  # a parent is older than its child
         known = [columns[name] for name, _ in parents[adapter.name] if name in columns]
         columns[adapter.name] = 1 + max(known, default=0)
-    rows: dict[int, int] = {}
-    nodes = []
-    for name, stage, about in [(BARE, "", ""), *((a.name, a.stage, _figure(a)) for a in adapters)]:
-        column = columns[name]
-        nodes.append(Node(name, stage, column, rows.get(column, 0), about))
-        rows[column] = rows.get(column, 0) + 1
+    everybody = [(BARE, "", ""), *((a.name, a.stage, _figure(a)) for a in adapters)]
+    nodes: list[Node] = []
+    for judges in (False, True):  # below those that answer, so that no line of theirs runs through one that judges
+        rows: Counter[int] = Counter()
+        above = 1 + max((node.row for node in nodes), default=-1)
+        for name, stage, about in everybody:
+            if (stage == "reward") is judges:
+                nodes.append(Node(name, stage, columns[name], above + rows[columns[name]], about))
+                rows[columns[name]] += 1
     own = [vote for vote in votes if vote.judge == PEOPLE]
     edges = []
     for child, some in parents.items():

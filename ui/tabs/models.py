@@ -44,7 +44,7 @@ REMOTE_CODE = (
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Build the tab."""
     with gr.Row():
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=5, min_width=320):
             _base_form(desk, tab)
         with gr.Column(scale=3, min_width=320):
             live(lambda: memory_html(desk), LOOKS, elem_id="memory")

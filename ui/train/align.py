@@ -70,8 +70,8 @@ class Report:
 class Align:
     """The one report of a desk. Any thread may look at it; only the desk's watch moves it on."""
 
-    def __init__(self, desk: Desk, queue: Queue, at_work: Callable[[], str]) -> None:
-        self._desk, self._queue, self._at_work = desk, queue, at_work
+    def __init__(self, desk: Desk, queue: Queue, at_work: Callable[[], str], fresh: Callable[[], int]) -> None:
+        self._desk, self._queue, self._at_work, self._fresh = desk, queue, at_work, fresh
         self._job: Job | None = None
         self._lock = threading.RLock()
         self._steps = {
@@ -135,7 +135,10 @@ class Align:
 
     def _reward(self, report: Report) -> None:
         """Train a reward model, unless the newest one knows every vote."""
-        if self._trained(report, "reward"):
+        saved = self._desk.newest("reward")
+        if saved and not report.asked and not self._fresh():
+            self._done(replace(report, reward=saved.name), CHECK, f"{saved.name} knows every vote already")
+        elif self._trained(report, "reward"):
             saved = self._newest("reward")
             self._done(replace(report, reward=saved.name), CHECK, f"{saved.name} is trained")
 

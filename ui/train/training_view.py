@@ -42,7 +42,12 @@ class TrainingView(Runs):
             missing=lambda stage: missing(stage, self.standing(self.runs())),
             why_not_resumed=self.why_not_resumed,
         )
-        self.align = Align(desk, self.queue, lambda: self.at_work(self.runs()))
+        self.align = Align(
+            desk,
+            self.queue,
+            at_work=lambda: self.at_work(self.runs()),
+            fresh=lambda: self.standing(self.runs()).fresh_votes(),
+        )
         desk.watchers += [self.queue.advance, self.align.advance]
 
     def pace(self, stage: str, runs: list[RunRow]) -> float | None:
