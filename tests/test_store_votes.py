@@ -77,7 +77,7 @@ def test_undo_hides_a_row_and_keeps_it_in_the_history(store: Store) -> None:
     assert history[1].undone == ""
     assert store.counts() == {
         **{"comparisons": 1, "rankings": 0, "demonstrations": 0, "prompts": 0},
-        **{"raters": 0, "undone": 1},
+        **{"raters": 1, "undone": 1},
     }
 
 
@@ -124,7 +124,7 @@ def test_outcomes_and_raters_are_counted(store: Store) -> None:
     by = [replace(VOTE, origin=Origin(rater=name)) for name in ("ann", "bob", "ann")]
     store.add_comparisons([*by, replace(VOTE, outcome=Outcome.SKIP)])
     assert store.outcomes() == {"a": 3, "skip": 1}
-    assert store.counts()["raters"] == 2
+    assert store.counts()["raters"] == 3  # one gave no name
 
 
 def test_meta_keeps_json(store: Store) -> None:

@@ -145,7 +145,7 @@ def test_a_good_upload_comes_in_once_and_is_deleted(place, store, tmp_path):
         assert expected.items() <= found.items()
         assert not file.exists()
     assert [row.queue for row in store.prompts()] == ["mail", "mail"]
-    assert browsing.happened(found) == "mine.txt: 0 prompts added; 2 were there already"
+    assert browsing.happened(found) == "mine.txt: 0 prompts added; 2 duplicates left out"
 
 
 @pytest.mark.parametrize(

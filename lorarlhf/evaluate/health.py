@@ -22,7 +22,7 @@ from lorarlhf.evaluate.statistics import (
     correlation,
     share_of,
 )
-from lorarlhf.evaluate.votes import ScoredPair, asked_twice, firsts, learned_of, places, scored_pairs
+from lorarlhf.evaluate.votes import ScoredPair, asked_twice, clear_twice, firsts, learned_of, places, scored_pairs
 from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Scored, Store
 from lorarlhf.types import Comparison, Outcome, prompt_key
@@ -307,19 +307,14 @@ def _disagreements(clear: Sequence[ScoredPair]) -> tuple[ScoredPair, ...]:
 # -- the person -------------------------------------------------------------------------------------------------
 
 Twice = Sequence[tuple[Comparison, Comparison]]
-CLEAR = (Outcome.A, Outcome.B)
-
-
-def _clear(twice: Twice) -> list[tuple[Comparison, Comparison]]:
-    return [(one, two) for one, two in twice if one.outcome in CLEAR and two.outcome in CLEAR]
 
 
 def _consistency(twice: Twice) -> Share:
-    return share_of([float(one.outcome is two.outcome) for one, two in _clear(twice)])
+    return share_of([float(one.outcome is two.outcome) for one, two in clear_twice(twice)])
 
 
 def _position(twice: Twice, sides: Sequence[bool], first: Sequence[tuple[float, int]]) -> Position:
-    changed = [one for one, two in _clear(twice) if one.outcome is not two.outcome and one.left != two.left]
+    changed = [one for one, two in clear_twice(twice) if one.outcome is not two.outcome and one.left != two.left]
     return Position(
         left=share_of(map(float, sides)),
         chance=binomial_test(sum(sides), len(sides)),

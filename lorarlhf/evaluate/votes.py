@@ -210,6 +210,12 @@ def asked_twice(store: Store, rater: str | None = None) -> list[tuple[Comparison
     return found
 
 
+def clear_twice(twice: Iterable[tuple[Comparison, Comparison]]) -> list[tuple[Comparison, Comparison]]:
+    """List those of the pairs asked twice on which an answer was preferred both times: consistency is about them."""
+    clear = (Outcome.A, Outcome.B)
+    return [(one, two) for one, two in twice if one.outcome in clear and two.outcome in clear]
+
+
 def second_looks(store: Store) -> dict[int, Outcome]:
     """Tell what was said where somebody looked again, by the row of the first vote: A for the answer chosen then."""
     found = {}

@@ -154,7 +154,7 @@ class Votes(Database):
     def counts(self) -> dict[str, int]:
         """Count what counts: rows per kind, raters, and rows undone or replaced."""
         selects = [f"(SELECT count(*) FROM live_{kind}) AS {kind}" for kind in KINDS]
-        selects.append("(SELECT count(DISTINCT nullif(rater, '')) FROM live_comparisons) AS raters")
+        selects.append("(SELECT count(DISTINCT rater) FROM live_comparisons) AS raters")
         selects.append("(SELECT count(*) FROM retractions) AS undone")
         return dict(self.query(f"SELECT {', '.join(selects)}")[0])
 

@@ -1,5 +1,7 @@
 // Draw series as SVG: pure functions of numbers. Colours are classes of train.css, so both themes follow.
 
+// A chart shows at least this share of its largest value: less would make a drama of nothing.
+const MEANINGFUL = 0.04;
 const BOX = { wide: 340, high: 170, left: 40, right: 10, top: 8, bottom: 22 };
 const DIGIT = 6.3; // Width of a figure of the axis, at its size of 11 px; signs and dots are narrower.
 
@@ -95,6 +97,8 @@ function layout(chart, view) {
   const seen = lines.flatMap((line) => line.raw.filter(inside).map(([, y]) => y));
   if (!seen.length) return { from, to, lines, log, marks: [] };
   let low = Math.min(...seen), high = Math.max(...seen);
+  const least = MEANINGFUL * Math.max(Math.abs(low), Math.abs(high));
+  if (!log && high - low < least) [low, high] = [(low + high - least) / 2, (low + high + least) / 2];
   if (!log) {
     if (chart.low !== null && chart.low !== undefined) low = Math.min(low, chart.low);
     if (chart.high !== null && chart.high !== undefined) high = Math.max(high, chart.high);

@@ -103,7 +103,7 @@ function ranking(node, words, changed) {
     });
     if (!levels.length) {
       items[0].style.flex = "none";
-      items.push(target(make("li", { className: "faint", style: "flex:1" }, "Press 1, 2, 3 … or drag the answers here, best first"), (place) => insert(place, 0)));
+      items.push(target(make("li", { className: "faint", style: "flex:1" }, PHONE.matches ? "Tap “press 1” … on the answers, best first" : "Press 1, 2, 3 … or drag the answers here, best first"), (place) => insert(place, 0)));
     } else if (tieNext) items.at(-1).textContent = "= …";
     node.replaceChildren(...items);
   }

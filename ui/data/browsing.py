@@ -292,7 +292,7 @@ def happened(found: dict[str, Any]) -> str:
     """Say in a sentence what an import did."""
     what = "rows" if found["kind"] == "all" else found["kind"]
     text = f"{found['file']}: {found['added']} {what if found['added'] != 1 else what[:-1]} added"
-    notes = [("duplicates", "were there already"), ("bad", "bad rows left out"), ("other", "rows of another kind")]
+    notes = [("duplicates", "duplicates left out"), ("bad", "bad rows left out"), ("other", "rows of another kind")]
     return "; ".join([text, *(f"{found[key]} {words}" for key, words in notes if found.get(key))])
 
 

@@ -57,6 +57,13 @@ class Measurement:
         return AtWork(self._about, progress.step, progress.total, not job.done, str(error or ""))
 
 
+def pressed(now: AtWork, words: str, *about: str) -> str:
+    """Give the words of the button that was pressed: how far it is while it works."""
+    if not now.on(*about):
+        return words
+    return f"{now.done:,} of {now.total:,} …" if now.total else "Waiting …"
+
+
 def progress_html(now: AtWork, *about: str) -> str:
     """Write how far the measurement of something is, or why it failed; nothing where another one is meant."""
     if now.about != about:

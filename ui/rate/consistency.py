@@ -9,7 +9,7 @@ import random
 from collections.abc import Collection
 from typing import NamedTuple
 
-from lorarlhf.evaluate.votes import asked_twice
+from lorarlhf.evaluate.votes import asked_twice, clear_twice
 from lorarlhf.store import Store
 from lorarlhf.ui.rate.sheets import Sheet
 
@@ -52,6 +52,6 @@ def again(store: Store, rater: str, busy: Collection[int], rng: random.Random) -
 
 
 def agreement(store: Store, rater: str) -> Agreement:
-    """Compare what one person said the first and the second time; strength and skips do not count."""
-    same = [first.outcome is second.outcome for first, second in asked_twice(store, rater)]
+    """Compare what one person said the first and the second time, where both times an answer was preferred."""
+    same = [first.outcome is second.outcome for first, second in clear_twice(asked_twice(store, rater))]
     return Agreement(len(same), sum(same))

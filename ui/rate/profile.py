@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from lorarlhf.evaluate.statistics import Share, binomial_test, share_of
-from lorarlhf.evaluate.votes import asked_twice, places
+from lorarlhf.evaluate.votes import asked_twice, clear_twice, places
 from lorarlhf.store import Row, Store
 from lorarlhf.types import Outcome
 
@@ -57,7 +57,7 @@ def profile(store: Store, rater: str, today: date | None = None) -> Profile:
     kept = [row for row in said if row.value.outcome is not Outcome.SKIP]
     ranked = [row for row in store.rankings() if row.value.origin.source == "app" and row.value.origin.rater == rater]
     sides = [left for _, left in places(kept)]
-    same = [first.outcome is second.outcome for first, second in asked_twice(store, rater)]
+    same = [first.outcome is second.outcome for first, second in clear_twice(asked_twice(store, rater))]
     times = sorted(one for row in kept if (one := row.value.origin.seconds) is not None)
     return Profile(
         votes=len(kept) + len(ranked),

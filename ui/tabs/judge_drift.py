@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.judge.at_work import progress_html
+from lorarlhf.ui.judge.at_work import pressed, progress_html
 from lorarlhf.ui.judge.drift_html import (
     NO_POLICY,
     best_of_html,
@@ -85,14 +85,16 @@ class Section:
         return [
             state,
             gr.update(choices=lists[0], value=policy or None),
-            gr.update(value=again, visible=bool(policy), interactive=not now.at_work),
+            gr.update(value=pressed(now, again, "drift", policy), visible=bool(policy), interactive=not now.at_work),
             gr.update(visible=now.on("drift", policy)),
             progress_html(now, "drift", policy),
             about,
             gr.update(choices=lists[1], value=answering or None),
             gr.update(choices=lists[2], value=reward or None),
             gr.update(
-                value="Estimate again" if tried else "Estimate", visible=bool(reward), interactive=not now.at_work
+                value=pressed(now, "Estimate again" if tried else "Estimate", "best_of", answering, reward),
+                visible=bool(reward),
+                interactive=not now.at_work,
             ),
             gr.update(visible=now.on("best_of", answering, reward)),
             progress_html(now, "best_of", answering, reward),

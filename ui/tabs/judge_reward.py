@@ -8,7 +8,7 @@ import gradio as gr
 
 from lorarlhf.errors import LoraRlhfError
 from lorarlhf.ui.desk import Desk
-from lorarlhf.ui.judge.at_work import progress_html
+from lorarlhf.ui.judge.at_work import pressed, progress_html
 from lorarlhf.ui.judge.health_html import (
     NO_REWARD,
     again_html,
@@ -115,7 +115,11 @@ class Section:
         return [
             state,
             gr.update(choices=names, value=name or None),
-            gr.update(value=label, visible=bool(left) or now.at_work, interactive=bool(left) and not now.at_work),
+            gr.update(
+                value=pressed(now, label, "reward", name),
+                visible=bool(left) or now.at_work,
+                interactive=bool(left) and not now.at_work,
+            ),
             gr.update(visible=work),
             progress_html(now, "reward", name),
             NO_REWARD if not health else health_html(health, whole=not work) if there else unmeasured_html(name, left),

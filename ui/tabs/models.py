@@ -223,17 +223,20 @@ def _export(desk: Desk, button: gr.Button, asked: list[Any], link: gr.HTML) -> N
     def exported(name: str, form: str) -> Iterator[tuple[Any, str]]:
         busy = [job for job in desk.engine.jobs if job.kind in ("train", "resume")]
         when = "The engine is training; the export comes right after." if busy else "Exporting …"
-        yield gr.update(interactive=False), f"<p role='status'>{when}</p>"
+        yield gr.update(interactive=False, value="Exporting …"), f"<p role='status'>{when}</p>"
         try:
             job = shelf.begin_export(desk, name, form)
             for now in job.updates():
                 if now.text:
                     yield gr.skip(), f"<p role='status'>Exporting: {escape(now.text)} …</p>"
             done = shelf.finished_export(job)
-            yield gr.update(interactive=True), exported_html(link_html(done.path), done)
+            yield gr.update(interactive=True, value="Export"), exported_html(link_html(done.path), done)
         except LoraRlhfError as error:
             gr.Warning(escape(str(error)))
-            yield gr.update(interactive=True), f"<p role='status'>Not exported: {escape(str(error))}</p>"
+            yield (
+                gr.update(interactive=True, value="Export"),
+                f"<p role='status'>Not exported: {escape(str(error))}</p>",
+            )
 
     button.click(exported, asked, [button, link], **UNSEEN)
 

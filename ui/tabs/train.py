@@ -231,8 +231,11 @@ class Page:
             "base": (self.desk.load_settings.base, self._defaults),
             "next": (standing, lambda: self._next(now)),
             "adapters": ((now.names(), tuple(now.practice.values())), lambda: self._adapters(now)),
-            "plans": ((standing, [filled[field] for field in self.planning]), lambda: self._plans(now, runs, filled)),
-            "costs": (self._costs_stamp(now, runs, filled), lambda: self._costs(now, runs, filled)),
+            "costs": ((costs := self._costs_stamp(now, runs, filled)), lambda: self._costs(now, runs, filled)),
+            "plans": (
+                (standing, costs, [filled[field] for field in self.planning]),
+                lambda: self._plans(now, runs, filled),
+            ),
             "runs": ((standing, run and run.id), lambda: self._list(runs, run)),
             "run": ("", self._no_run),
         }
@@ -327,7 +330,7 @@ class Page:
         for stage, part in self.stages.items():
             problem = missing(stage, now)
             values = part.form.given(self.desk, filled, PLAN_FIELDS)
-            text = problem or plan(stage, now, values, self.view.pace(stage, runs))
+            text = problem or plan(stage, now, values, self.view.pace(stage, runs), self.view.costs.steps(stage))
             found[part.plan] = run_html.plan_html(text, possible=not problem)
             found[part.changed] = run_html.changed_html(part.form.changed(self.desk, filled))
             found[part.start] = gr.update(interactive=not problem)

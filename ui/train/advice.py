@@ -259,8 +259,11 @@ def practised(now: Standing, sources: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(there[:-1]), there[-1]])) + " prompts" if there else "no prompts yet"
 
 
-def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | None) -> str:
-    """Say what a stage would learn from and how long it may take, at `pace` seconds a step and unit of `work`."""
+def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | None, counted: int | None = None) -> str:
+    """Say what a stage would learn from and how long it may take, at `pace` seconds a step and unit of `work`.
+
+    `counted` are its steps, where the engine has counted them.
+    """
     share = f"{TESTED:.0%} kept for testing"
     if stage == "ppo":
         learns = f"Trains on {practised(now, settings.get('practise_on') or PPOSettings().sources)}"
@@ -272,7 +275,7 @@ def plan(stage: str, now: Standing, settings: Mapping[str, Any], pace: float | N
             share += f"; {milestone(now)}"
     if stage == "sft" and not now.sft_helps:
         share += ". The starter was made from such transcripts, rude ones too: SFT on its own changes little"
-    steps = steps_of(stage, now, settings)
+    steps = counted or steps_of(stage, now, settings)
     time = f", {duration(steps * pace * work(settings))} at the pace of the last run" if pace else ""
     return f"{learns}, {share}. About {steps:,} step{'s' * (steps != 1)}{time}."
 

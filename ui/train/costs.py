@@ -61,6 +61,13 @@ class Costs:
         asked = self._asked.get(stage)
         return asked and (str(asked.key), asked.probing, asked.job.done)
 
+    def steps(self, stage: str) -> int | None:
+        """Give the steps a stage would take; None while they are not counted."""
+        asked = self._asked.get(stage)
+        if asked is None or not asked.job.done or asked.job.future.exception():
+            return None
+        return int(asked.job.result()["steps"])
+
     def seconds(self, stage: str) -> tuple[float, int] | None:
         """Give the time a stage would take and its steps; None where that is not measured, or not yet."""
         asked = self._asked.get(stage)

@@ -238,8 +238,9 @@ def parents(run: RunRow) -> str:
 
 def log(run: RunRow, events: Sequence[Any], series: Series) -> list[tuple[str, str]]:
     """Tell a run's story, oldest first: (when, what)."""
-    rows = sum(len(ids) for ids in run.parents.get("data", {}).values())
-    story = [(-1, clock(run.created, day=True), f"started on {run.base} with {rows} rows of data; {parents(run)}")]
+    data = [f"{len(ids):,} {kind}" for kind, ids in run.parents.get("data", {}).items() if ids]
+    made = "; ".join(filter(None, [f"started on {run.base} with {', '.join(data) or 'no data'}", parents(run)]))
+    story = [(-1, clock(run.created, day=True), made)]
     measured: dict[int, list[str]] = {}
     for name, points in series.items():
         if name.startswith("eval/") and name.count("/") == 1 and not name.endswith(("_low", "_high", "/votes")):
