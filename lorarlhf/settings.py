@@ -168,7 +168,9 @@ class PPOSettings(LoraSettings, OptimSettings):
     """PPO with a KL penalty against the SFT adapter (details of arXiv 2403.17031)."""
 
     learning_rate: Rate = knob(
-        "auto", "Step size of Adam for the policy; auto is steered so that KL grows to kl_target by the end", basic=True
+        "auto",
+        "How big each step of the policy is; auto is steered so that KL grows to kl_target by the end",
+        basic=True,
     )
     steps: int = knob(40, "PPO steps: each draws answers, scores them and updates", basic=True, ge=1)
     batch_size: int = knob(64, "Answers per PPO step", basic=True, ge=2, le=65536)
@@ -189,7 +191,13 @@ class PPOSettings(LoraSettings, OptimSettings):
     rollout_rows: int = knob(32, "Answers drawn side by side", ge=1, le=4096)
     ppo_epochs: int = knob(2, "Passes over each batch of answers", ge=1, le=100)
     mini_batches: int = knob(2, "Optimizer steps per pass", ge=1, le=1024)
-    kl_coef: float = knob(0.05, "Price of a nat of KL, in spreads of the reward at the start", basic=True, ge=0, le=100)
+    kl_coef: float = knob(
+        0.05,
+        "How strongly to stay close to the start: what a nat of KL costs, in spreads of the reward at the start",
+        basic=True,
+        ge=0,
+        le=100,
+    )
     kl_control: Literal["fixed", "adaptive"] = knob("fixed", "Keep the KL price, or steer KL towards kl_target")
     kl_target: float = knob(8.0, "Nats per answer that learning_rate auto and kl_control adaptive aim at", gt=0)
     kl_horizon: float = knob(500.0, "Answers over which the adaptive control reacts", gt=0)
@@ -203,7 +211,7 @@ class PPOSettings(LoraSettings, OptimSettings):
         "answers are compared with the others to their prompt (RLOO)",
     )
     value_clip: float = knob(0.2, "Clip range of the value update", gt=0)
-    value_learning_rate: float = knob(5e-4, "Step size of Adam for the critic", gt=0, le=1)
+    value_learning_rate: float = knob(5e-4, "How big each step of the critic is", gt=0, le=1)
     value_warmup_steps: int = knob(5, "First steps that train the value only (arXiv 2503.01491); none without it", ge=0)
     entropy_coef: float = knob(0.0, "Weight of an entropy bonus", ge=0, le=10)
     whiten_advantages: bool = knob(True, "Centre and scale the advantages of a batch; without a critic scale only")
