@@ -62,6 +62,7 @@ def folder(tmp_path_factory) -> Path:
 
 def fill(page: Page, stage: str, **values: object) -> None:
     """Open a stage's form and fill some of its fields by their labels."""
+    page.wait_for_selector("#next-text .lead")  # until then it is not chosen which stage is shown
     stages = page.locator("#stages")
     stages.get_by_role("tab", name=stage, exact=True).click()
     panel = stages.get_by_role("tabpanel").filter(has=page.locator(".effort").locator("visible=true"))
