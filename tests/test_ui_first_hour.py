@@ -18,7 +18,7 @@ from tests.test_ui_rate_browser import settle, told
 
 LONG = PATIENCE * 1000
 WORDS = """() => {
-  const apart = '.prompt, .answer .text, .sr, .visually-hidden, kbd, [hidden]', found = [];
+  const apart = '.prompt, .answer .text, .beyond, .sr, .visually-hidden, kbd, [hidden]', found = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
     const node = walk.currentNode.parentElement;
@@ -52,7 +52,7 @@ def test_from_nothing_to_the_first_vote_in_few_words_and_one_press(tmp_path: Pat
         expect(page.locator(".question")).to_have_text("Which answer is better?")
         assert page.locator(".prompt .turn").count() == 1  # a single question, no conversation
         words = page.evaluate(WORDS)
-        assert len(words) <= 40, words
+        assert len(words) <= 40, " ".join(words)
         assert not offences(page)
         assert not cramped(page)
         hand = Clicks(page)

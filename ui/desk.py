@@ -33,6 +33,8 @@ MOST_DEATHS, DEATH_SECONDS = 3, 120.0
 """An engine that died this often in this time is not started again unasked."""
 HANDOVER_SECONDS = 30.0
 """How long a run's former engine may take to save it and to let go of it."""
+SAMPLED = {"temperature": 0.7}
+"""How answers that people read are sampled unless a preset says otherwise: at 1.0 small models lose the thread."""
 PRESETS = "presets of bases"
 """Name in the workspace of the presets the person chose, by base."""
 STARTER = "starter"
@@ -153,7 +155,7 @@ class Desk:
 
     def sampling(self, **changes: Any) -> SamplingSettings:
         """Make sampling settings out of this base's defaults."""
-        return SamplingSettings.parse({**self.defaults("sampling"), **changes}, "sampling")
+        return SamplingSettings.parse({**SAMPLED, **self.defaults("sampling"), **changes}, "sampling")
 
     def switch_base(self, load: LoadSettings) -> None:
         """Replace the base; return at once. A run at work is saved. If the new one fails, the old one comes back."""

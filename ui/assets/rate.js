@@ -53,7 +53,7 @@ function pace() {
 function show(reply) {
   const changed = reply.stamp !== undefined && reply.stamp !== view.stamp;
   if ("stamp" in reply && "sheet" in reply) view = reply;
-  for (const name of ["progress", "welcome", "undoable", "revealable", "chosen", "choices"]) if (name in reply) info[name] = reply[name];
+  for (const name of ["progress", "welcome", "toy", "undoable", "revealable", "chosen", "choices"]) if (name in reply) info[name] = reply[name];
   if ("choices" in reply) drawChoices();
   if ("progress" in reply) drawProgress();
   if (reply.said !== undefined) say(reply.said, reply.wrong);
@@ -78,8 +78,10 @@ function say(words, wrong = false) {
 function welcome(words) {
   document.body.dataset.first = words ? "yes" : "";
   $(".welcome").hidden = !words;
-  if (!words || $(".welcome").textContent.startsWith(words)) return;
-  const own = make("button", { type: "button" }, "Use my own model");
+  const shown = `${words}${info.toy ? " My own model" : ""}`;
+  if (!words || $(".welcome").textContent === shown) return;
+  if (!info.toy) return $(".welcome").replaceChildren(words);
+  const own = make("button", { type: "button" }, "My own model");
   own.addEventListener("click", () => document.querySelector(".bottom-bar [data-go=Models]")?.click());
   $(".welcome").replaceChildren(`${words} `, own);
 }

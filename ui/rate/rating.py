@@ -244,6 +244,7 @@ class RatingDesk:
         return {
             "progress": said,
             "welcome": self._welcome(),
+            "toy": self._desk.load_settings.base == "starter",
             "undoable": len(self.history),
             "revealable": self._last is not None,
         }
