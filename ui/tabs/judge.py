@@ -8,6 +8,7 @@ from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.judge.rounds_view import DUEL
 from lorarlhf.ui.tabs import judge_drift, judge_duel, judge_reward, judge_rounds
+from lorarlhf.ui.words import words_html
 
 
 def build(desk: Desk, tab: gr.Tab) -> None:
@@ -20,3 +21,4 @@ def build(desk: Desk, tab: gr.Tab) -> None:
             judge_duel.build(desk)
         with gr.Tab("Rounds"):
             judge_rounds.build(desk)
+    gr.HTML(words_html(), elem_classes="glossary", apply_default_css=False)

@@ -30,6 +30,7 @@ from lorarlhf.ui.train.look_first import LookFirst
 from lorarlhf.ui.train.parts import run_part, stage_part
 from lorarlhf.ui.train.progress import STAGE_NAMES, all_charts, charts, log
 from lorarlhf.ui.train.training_view import TrainingView
+from lorarlhf.ui.words import words_html
 
 PRESSED = asset("train.js")
 """Tells which button of a list was pressed."""
@@ -92,6 +93,7 @@ class Page:
                     _bell(self.view)
                 self.runs_problem = gr.HTML(elem_classes="problem-line")
                 self.runs = gr.HTML(elem_id="runs", apply_default_css=False, js_on_load=PRESSED)
+                gr.HTML(words_html(), elem_classes="glossary", apply_default_css=False)
         forms = [part.form for part in self.stages.values()]
         self.fields = {field for form in forms for field in (form.name, form.effort, *form.fields.values())}
         self.problems = [self.step_problem, self.runs_problem, *(part.problem for part in self.stages.values())]
