@@ -116,7 +116,7 @@ def test_by_keys_to_the_verdict_blind_until_the_vote_and_over_a_restart(app):
         assert not [word for word in ("ppo-1", "sft-1", "base", "hash", "adapter", "source", "left") if word in inside]
         assert not [reply for reply in replies if "sources" in reply or "hash" in reply]
         names = page.locator(".duel .names").inner_text()
-        assert names == "sft-1 against ppo-1"
+        assert names == "ppo-1 against sft-1"  # the newest first
         assert not offences(page)
 
         double_click(page, app)
@@ -165,7 +165,7 @@ def test_by_keys_to_the_verdict_blind_until_the_vote_and_over_a_restart(app):
         expect(page.locator(".duel .board")).to_contain_text("By the scripted judge")
         assert not offences(page)
         page.click(".duel [data-do=leave]")
-        expect(page.locator(".duel .earlier")).to_contain_text("sft-1 against ppo-1")
+        expect(page.locator(".duel .earlier")).to_contain_text("ppo-1 against sft-1")
         assert not offences(page)
         page.get_by_role("button", name="Go on").click()
         settle(page)
@@ -195,7 +195,7 @@ def test_a_checkpoint_takes_part_as_adapters_do_and_can_be_kept_as_one(app):
                 break
         keep.click()
         expect(page.locator(".duel .said").first).to_contain_text("Kept as adapter sft-2")
-        expect(page.locator(".duel .names")).to_have_text("ppo-1 against sft-2")
+        expect(page.locator(".duel .names")).to_have_text("sft-2 against ppo-1")
         assert not offences(page)
 
 

@@ -172,7 +172,7 @@ function press(name, click = null) {
   if (isVerdict(name)) act({ do: "vote", sheet: view.sheet.id, verdict: name });
   else if (name === "undo" || name === "leave") act({ do: name });
   else if (name === "next") act({ do: name, sheet: view.sheet.id });
-  else if (name === "begin") act({ do: "begin", names: [...root.querySelectorAll(".who :checked")].map((box) => box.value), teaches: $(".teaches").checked });
+  else if (name === "begin") act({ do: "begin", names: [...root.querySelectorAll(".who :checked")].map((box) => box.value).reverse(), teaches: $(".teaches").checked });
   else if (name === "type") {
     $(".composer").hidden = !$(".composer").hidden;
     if (!$(".composer").hidden) $(".composer textarea").focus();

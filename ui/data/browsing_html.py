@@ -34,7 +34,7 @@ def overview_html(store: Store) -> str:
     bars = [
         _bar("Outcomes", {"one is better": outcomes.get("a", 0) + outcomes.get("b", 0), **undecided}),
         _bar("Preferred side", sides),
-        _bar("Different prompts", {"to learn from": prompts - kept, "held out to measure on": kept}),
+        _bar("Different prompts", {"for training": prompts - kept, "test set": kept}),
     ]
     return f"<dl class='counts'>{told}</dl><div class='bars'>{''.join(bars)}</div>"
 
@@ -68,7 +68,7 @@ def list_html(page: Page) -> str:
 
 def _item(row: Row[Any]) -> str:
     gone = "gone" if row.undone else ""
-    tags = [verdict(row), rater_of(row), row.queue, "held out" if is_heldout(prompt_of(row.value)) else ""]
+    tags = [verdict(row), rater_of(row), row.queue, "test set" if is_heldout(prompt_of(row.value)) else ""]
     tags += ["replaced" if row.replaced_by else "deleted"] if row.undone else []
     marks = "".join(f"<span class='tag'>{escape(tag)}</span>" for tag in tags if tag)
     answers = " · ".join(_short(text) for text in answers_of(row.value)[:2])
@@ -151,7 +151,7 @@ def _answers(value: Any) -> list[tuple[str, str, bool]]:
 def _facts(row: Row[Any]) -> list[str]:
     facts = [_when(row), verdict(row), f"queue {row.queue}" if row.queue else ""]
     if is_heldout(prompt_of(row.value)):
-        facts.append("held out")
+        facts.append("test set")
     if origin := getattr(row.value, "origin", None):
         facts += [f"by {origin.rater}" if origin.rater else "", f"from {origin.source}" if origin.source else ""]
         facts += [f"{origin.seconds:.0f} s" if origin.seconds else "", f"note: {origin.note}" if origin.note else ""]
