@@ -186,6 +186,8 @@ def test_data_is_found_mended_brought_in_and_taken_out(app, place, tmp_path):
         page.locator("#kind input").click()
         page.get_by_role("option", name="Prompts").click()
         page.fill("#search input, #search textarea", "parcle")
+        expect(page.locator("#rows li")).to_have_count(1)
+        expect(page.locator("#rows li")).to_contain_text("parcle")
         page.click("#rows li button")
         page.fill("#wording textarea", "Where is my parcel?")
         page.click("#save-wording")

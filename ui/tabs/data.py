@@ -114,8 +114,9 @@ class Rows:
         }
         for event in (*(choice.input for choice in self.choices), self.text.change, self.gone.input):
             event(**first, trigger_mode="always_last")  # no letter typed meanwhile is lost
-        offered = self.kind.input(self.offer, self.kind, self.choices, **QUIET).then(**first)
-        offered.then(lambda kind: opened.show(kind, ""), self.kind, opened.outputs, **QUIET)
+        # What was open goes at once: at the end it would close what was opened meanwhile.
+        self.kind.input(lambda kind: opened.show(kind, ""), self.kind, opened.outputs, **QUIET)
+        self.kind.input(self.offer, self.kind, self.choices, **QUIET).then(**first)
         for button, step in ((self.newer, -1), (self.older, 1)):
             turn = partial(self._turn, step)
             button.click(turn, self.inputs, self.outputs, **QUIET)
