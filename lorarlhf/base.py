@@ -30,7 +30,8 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from lorarlhf.attention import packs, use_own_attention
-from lorarlhf.base_files import BaseFiles, find_files, fingerprint
+from lorarlhf.base_files import find_files, fingerprint
+from lorarlhf.base_look import BaseFiles
 from lorarlhf.base_weights import QUANTISED, base_hash, bytes_needed, layers_kept_16bit, measured_bytes
 from lorarlhf.data.chat import check_template, end_of_turn_id, ensure_pad
 from lorarlhf.errors import BaseModelError

@@ -6,56 +6,24 @@ Everything that can be told from names, JSON and safetensors headers is told her
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorarlhf.base_look import PICKLES, BaseFiles, not_causal, pickle_only, read_config, shards_of, whole
 from lorarlhf.errors import BaseModelError
 from lorarlhf.settings import LoadSettings
 
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-TOKENIZERS = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
-PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
-HEADER_LIMIT = 100_000_000
-"""Bytes; the safetensors format allows no longer header."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One tensor in a safetensors file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    begin: int
-    """Byte offset of the data in the file."""
-    end: int
-
-
-@dataclass(frozen=True)
-class BaseFiles:
-    """A base whose files are all here and look whole."""
-
-    name: str
-    folder: Path
-    revision: str
-    """Commit of the Hub; empty for a local folder."""
-    config: dict[str, Any]
-    tensors: dict[str, Stored]
 
 
 def find_files(settings: LoadSettings) -> BaseFiles:
     """Locate (or download) the base; raise `BaseModelError` for everything that can't be a causal base."""
     name, folder, revision = _folder(settings)
-    config = _config(name, folder)
+    config = read_config(name, folder)
     _refuse_other_kinds(name, config, settings)
     _refuse_other_quantisation(name, config, settings.bits)
-    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
-        raise BaseModelError(f"{name} has no tokenizer in {folder}; copy its tokenizer.json and tokenizer_config.json")
-    return BaseFiles(name, folder, revision, config, _tensors(name, folder))
+    return whole(name, folder, revision, config)
 
 
 def fingerprint(files: BaseFiles) -> str:
@@ -102,11 +70,11 @@ def _download(settings: LoadSettings) -> Path:
     try:
         folder = fetch(small)
         index = folder / "model.safetensors.index.json"
-        shards = _shards(settings.base, index) if index.is_file() else ["model.safetensors"]
+        shards = shards_of(settings.base, index) if index.is_file() else ["model.safetensors"]
         if not all((folder / shard).is_file() for shard in shards):
             fetch([*small, *shards])
         if not (folder / shards[0]).is_file() and _hub_has_pickle(settings):
-            raise _pickle_only(settings.base)
+            raise pickle_only(settings.base)
         return folder
     except (OSError, ValueError, RuntimeError) as error:  # huggingface_hub's own errors are all of these
         if isinstance(error, BaseModelError):
@@ -142,30 +110,6 @@ def _download_problem(settings: LoadSettings, error: Exception) -> str:
     )
 
 
-def _config(name: str, folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        adapter = folder / "adapter_config.json"
-        if adapter.is_file():
-            base = _json(name, adapter).get("base_model_name_or_path") or "the model it was trained on"
-            raise BaseModelError(f"{name} is a LoRA adapter, not a base; choose its base instead: {base}")
-        if any(folder.glob("*.gguf")):
-            raise BaseModelError(f"{name} holds GGUF files, which cannot be trained on; pass the original model")
-        raise BaseModelError(f"{name} has no config.json in {folder}; pass the folder of a saved transformers model")
-    return _json(name, path)
-
-
-def _json(name: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise BaseModelError(f"{name}: {path.name} can't be read ({reason}); get the file again") from None
-    if not isinstance(value, dict):
-        raise BaseModelError(f"{name}: {path.name} does not hold a JSON object; get the file again")
-    return value
-
-
 def _refuse_other_kinds(name: str, config: dict[str, Any], settings: LoadSettings) -> None:
     """Raise where the configuration names something that is not a causal language model we can load."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -190,9 +134,7 @@ def _refuse_other_kinds(name: str, config: dict[str, Any], settings: LoadSetting
     causal = {c for v in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for c in ([v] if isinstance(v, str) else v)}
     named = config.get("architectures") or []
     if named and not causal.intersection(named):
-        raise BaseModelError(
-            f"{name} holds a {named[0]}, not a causal language model; pass one whose class ends in ForCausalLM"
-        )
+        raise not_causal(name, named[0])
 
 
 def _refuse_other_quantisation(name: str, config: dict[str, Any], bits: int) -> None:
@@ -210,64 +152,3 @@ def _refuse_other_quantisation(name: str, config: dict[str, Any], bits: int) -> 
         raise BaseModelError(
             f"{name} is already quantised to {stored} bits; load it in {stored} bits, or pass the original"
         )
-
-
-def _shards(name: str, index: Path) -> list[str]:
-    files = _json(name, index).get("weight_map")
-    if not isinstance(files, dict) or not files:
-        raise BaseModelError(f"{name}: {index.name} lists no weights; get the file again")
-    shards = sorted(set(files.values()))
-    if any(Path(shard).name != shard or not shard.endswith(".safetensors") for shard in shards):
-        raise BaseModelError(f"{name}: {index.name} names files outside its folder or not safetensors; get it again")
-    return shards
-
-
-def _tensors(name: str, folder: Path) -> dict[str, Stored]:
-    """Read all headers; raise for missing, truncated or pickled weights."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        files = [folder / shard for shard in _shards(name, index)]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise BaseModelError(
-                f"{name} lacks {len(missing)} of {len(files)} weight files ({missing[0]}); get them again"
-            )
-    elif single.is_file():
-        files = [single]
-    elif any(next(folder.glob(pattern), None) for pattern in PICKLES):
-        raise _pickle_only(name)
-    else:
-        raise BaseModelError(f"{name} has a config.json but no model.safetensors in {folder}; get the weights too")
-    found: dict[str, Stored] = {}
-    for file in files:
-        found.update(_header(name, file))
-    return found
-
-
-def _header(name: str, file: Path) -> dict[str, Stored]:
-    size = os.path.getsize(file)
-    try:
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-                raise ValueError("its header is cut off")
-            header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
-        data = 8 + length
-        tensors = {
-            key: Stored(v["dtype"], tuple(v["shape"]), file, *(data + offset for offset in v["data_offsets"]))
-            for key, v in header.items()
-        }
-        if size != max((t.end for t in tensors.values()), default=data):
-            raise ValueError("its length does not match its header")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = "its header is damaged" if not isinstance(error, ValueError) or "char" in str(error) else error
-        raise BaseModelError(f"{name}: {file.name} is damaged or incomplete ({reason}); get the file again") from None
-    return tensors
-
-
-def _pickle_only(name: str) -> BaseModelError:
-    return BaseModelError(
-        f"{name} has only pickled weights, which can run code when opened; if you trust it, convert it once: "
-        "AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER) (tokenizer too), and pass FOLDER"
-    )

@@ -35,8 +35,13 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def moment(stamp: str) -> datetime:
+    """Read the time of a row, in the time zone here; Python 3.10 does not read the Z."""
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).astimezone()
+
+
 def clock(stamp: str, *, day: bool = False) -> str:
     """Write a time of the store's as a clock on the wall of this machine shows it."""
     # Python 3.10 does not read the Z.
-    when = datetime.fromisoformat(stamp.replace("Z", "+00:00")).astimezone()
+    when = moment(stamp)
     return when.strftime("%d %b %H:%M" if day else "%H:%M")

@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lorarlhf.base_files import BaseFiles, find_files, fingerprint
+from lorarlhf.base_files import find_files, fingerprint
+from lorarlhf.base_look import BaseFiles
 from lorarlhf.errors import AdapterError
 from lorarlhf.files import whole_folder
 from lorarlhf.library import CARD, HEAD, WEIGHTS, check_new_name, free_name

@@ -374,13 +374,17 @@ def about_training(run: RunRow, series: Series) -> list[Remark]:
     return [remark for rule in rules if (remark := rule(run, series))]
 
 
-def distance(run: RunRow, kl: float) -> str:
-    """Say how far a policy is from its reference, measured by the run's own budget."""
-    name = dict(run.parents.get("adapters", {})).get("sft", "base")
-    called = "the base model" if name == "base" else name
-    budget = float(run.settings.get("kl_budget", 20.0))
-    words = "still close to" if kl < budget / 2 else "some way from" if kl < budget else "far from"
+def distance(kl: float, reference: str, near: float = MOVED_NATS, far: float = FAR_NATS) -> str:
+    """Say how far a policy is from its reference, in words and in nats an answer."""
+    called = "the base model" if reference == "base" else reference
+    words = "still close to" if kl < near else "some way from" if kl < far else "far from"
     return f"{words} {called} (KL {figure(kl, '.1f')})"
+
+
+def distance_of(run: RunRow, kl: float) -> str:
+    """Say how far the policy of a run is from its reference, by the budget the run was given."""
+    budget = float(run.settings.get("kl_budget", 20.0))
+    return distance(kl, dict(run.parents.get("adapters", {})).get("sft", "base"), budget / 2, budget)
 
 
 def outcome(run: RunRow) -> str:
@@ -404,7 +408,7 @@ def outcome(run: RunRow) -> str:
         words.append(f"test loss {number(result['eval/loss'])}")
     if "eval/scores" in result:
         score = figure(result["eval/scores"], "+.2f")
-        words.append(f"reward {score} on test prompts, {distance(run, result['eval/kl'])}")
+        words.append(f"reward {score} on test prompts, {distance_of(run, result['eval/kl'])}")
     if result.get(BEST_STEP) == 0:
         words.append("as it was before training: no later step was better on test data")
     text = ", ".join(words) or f"made {run.adapter}"

@@ -6,7 +6,8 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +76,15 @@ class FakeDesk:
 
     def status(self) -> Any:
         return SimpleNamespace(state=self.state, text=self.state)
+
+
+@contextmanager
+def fake_desk(folder: Path) -> Iterator[FakeDesk]:
+    """Give a desk for a test, and let the thread of its pairs ask for nothing after that: it ends with the process."""
+    made = FakeDesk(folder)
+    yield made
+    made.state = "down"
+    time.sleep(0.01)
 
 
 def put_checkpoint(place: Workspace, step: int, fingerprint: str = "base-1") -> Path:

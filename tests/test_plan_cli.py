@@ -102,7 +102,7 @@ def test_a_base_that_cannot_be_found_says_what_would_do(lorarlhf: Run) -> None:
     done = lorarlhf("plan", "--stage", "sft", "--base", "no/such-base", "--memory", "8GB")
     assert done.status == 1
     assert len(done.err.splitlines()) == 1
-    assert "pass a folder that holds one, or plan with one of Qwen2.5-0.5B, Qwen3-0.6B" in done.err
+    assert "pass a folder that holds one, or plan with one of SmolLM2-135M, SmolLM2-360M" in done.err
 
 
 def test_help_lists_the_settings_of_the_stage(lorarlhf: Run) -> None:

@@ -90,6 +90,25 @@ def test_what_is_probed_corrects_formula_and_time(engine: Engine) -> None:
     json.dumps(probed.as_json())
 
 
+def test_a_probe_is_made_once_for_all_that_does_not_change_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def counting(*args: Any, **more: Any) -> Any:
+        made.append(args[1])
+        return probe(*args, **more)
+
+    monkeypatch.setattr("lorarlhf.plan.probe.probe", counting)
+    settings = lambda **changes: SFTSettings.parse({**SFT.model_dump(), **changes})  # noqa: E731
+    first = plan(engine, "sft", SFT)
+    for changes in ({}, {"epochs": 3}, {"learning_rate": 0.01}, {"checkpoint_every": 0}):
+        again = plan(engine, "sft", settings(**changes))
+        assert again.probed is first.probed
+    assert len(made) == 1
+    for number, changes in enumerate(({"micro_batch_tokens": 128}, {"rank": 2}, {"gradient_checkpointing": True})):
+        plan(engine, "sft", settings(**changes))
+        assert len(made) == number + 2
+
+
 @pytest.mark.parametrize(("stage", "settings"), [("sft", SFT), ("reward", REWARD), ("ppo", PPO)])
 def test_the_peak_of_a_whole_run_is_within_a_tenth(engine: Engine, stage: str, settings: Any) -> None:
     if stage == "ppo":

@@ -15,6 +15,7 @@ from lorarlhf.types import Comparison, Demonstration, Message, Origin, Outcome, 
 from lorarlhf.ui.data import browsing
 from lorarlhf.ui.data.browsing import PAGE, Filters
 from lorarlhf.ui.data.browsing_html import list_html, overview_html, row_html, verdict
+from lorarlhf.ui.rate.vote_history import History
 from lorarlhf.workspace import Workspace
 
 EVIL = "<img src=x onerror=alert(1)> ${alert(2)} {{3*3}}"
@@ -87,25 +88,31 @@ def test_a_prompts_wording_is_replaced_and_the_old_one_kept(store):
     assert len(store.history("prompts")) == 2
 
 
-def test_a_verdict_and_an_answer_are_mended_and_the_old_ones_kept(store):
-    store.add_comparisons([vote(1, Outcome.A, left="b")])
-    new = browsing.change_verdict(store, 1, "a2")  # by place: the left one is much better, which is b
-    row = browsing.find(store, "comparisons", new)
-    assert (row.value.outcome, row.value.strength) == (Outcome.B, 2)
-    assert browsing.find(store, "comparisons", 1).replaced_by == new
-    assert browsing.change_verdict(store, new, "a2") == new
+def test_an_answer_is_mended_and_the_old_one_kept(store):
     (told,) = store.add_demonstrations([Demonstration(user("a?"), "teh answer")])
     mended = browsing.edit_answer(store, told, " the answer ")
     assert [row.value.response for row in store.demonstrations()] == ["the answer"]
+    assert browsing.find(store, "demonstrations", told).replaced_by == mended
     assert browsing.edit_answer(store, mended, "the answer") == mended
-    for act in (
-        lambda: browsing.change_verdict(store, 1, "a1"),
-        lambda: browsing.change_verdict(store, new, "perhaps"),
-        lambda: browsing.edit_answer(store, mended, " "),
-        lambda: browsing.edit_answer(store, told, "gone"),
-    ):
+    for id, text in ((mended, " "), (told, "gone"), (99, "never was")):
         with pytest.raises(LoraRlhfError):
-            act()
+            browsing.edit_answer(store, id, text)
+
+
+def test_a_verdict_changed_elsewhere_is_what_is_undone_next(store):
+    acts, elsewhere = History(store), History(store)
+    acts.add([vote(1)])
+    acts.add([vote(2, Outcome.A, left="b")])
+    new = elsewhere.change("comparisons", 2, "a2")  # by place: the left one is much better, which is b
+    row = browsing.find(store, "comparisons", new)
+    assert (row.value.outcome, row.value.strength) == (Outcome.B, 2)
+    assert browsing.find(store, "comparisons", 2).replaced_by == new
+    assert elsewhere.change("comparisons", new, "a2") == new
+    assert acts.undo().prompt == user("Question 2?")  # not the vote before it
+    assert [row.value.prompt for row in store.comparisons()] == [user("Question 1?")]
+    for id, words in ((2, "a1"), (1, "perhaps")):
+        with pytest.raises(LoraRlhfError):
+            acts.change("comparisons", id, words)
 
 
 def test_sides_and_held_out_prompts_are_counted(store):

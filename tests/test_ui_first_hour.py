@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 
 import pytest
@@ -99,11 +98,7 @@ def test_from_fifty_votes_to_before_and_after_and_an_export_by_few_clicks(tmp_pa
         hand.press("#align-go")
         expect(page.locator("#align .now, #align .done").first).to_be_visible(timeout=LONG)
         assert hand.count == 2  # training has begun
-        expect(page.locator("#align")).to_contain_text(re.compile("Align for me: (done|stopped)"), timeout=LONG)
-        report = page.locator("#align").inner_text()
-        if "stopped" in report:  # sixty votes may train a model that guesses: then it says so, and trains nothing on it
-            assert "may be guessing" in report or "cheating" in report
-            pytest.fail(report)
+        expect(page.locator("#align h3")).to_have_text("Align for me: done", timeout=LONG)
         # Before and after is there by itself.
         card = page.locator("#run-after .end-card")
         expect(card).to_be_visible(timeout=LONG)

@@ -243,6 +243,8 @@ def test_a_preset_is_remembered_for_its_base(place):
     assert desk.defaults("sampling") == {}
     own = Desk(place, LoadSettings(base="own/base"))
     assert own.preset == ""  # the starter's suits no other base
+    assert own.sampling().temperature == 0.7  # what people read; training has its own
+    assert own.stage_settings("ppo", {}).temperature == 1.0
     own.use_preset("own/base", "cpu")
     assert own.sampling().temperature == 0.8
     own.use_preset("own/base", "gone since")

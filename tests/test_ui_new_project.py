@@ -39,7 +39,6 @@ CARD = Machine("cuda", 2, 24 * 2**30)
 
 
 def test_the_numbers_of_parameters_are_those_on_the_models_cards():
-    shapes = {shape.name: shape for _, shape in RECOMMENDED if shape}
     # From the models' cards, in millions; norms and biases are left out here.
     for name, millions in (
         ("SmolLM2-135M", 134.5),
@@ -47,12 +46,12 @@ def test_the_numbers_of_parameters_are_those_on_the_models_cards():
         ("Qwen2.5-0.5B", 494),
         ("Qwen3-0.6B", 596),
     ):
-        assert parameters(shapes[name]) / 1e6 == pytest.approx(millions, rel=0.005)
+        assert parameters(known(name)) / 1e6 == pytest.approx(millions, rel=0.005)
     assert parameters(known("Llama-3.1-8B")) / 1e9 == pytest.approx(8.03, rel=0.005)
 
 
 def test_a_precision_is_chosen_by_fit_speed_and_size():
-    small, large = dict(RECOMMENDED)["HuggingFaceTB/SmolLM2-135M-Instruct"], known("Qwen3-4B")
+    small, large = known(RECOMMENDED[0]), known("Qwen3-4B")
     assert choose_bits("starter", small, LAPTOP)[0] == 4
     bits, why = choose_bits("x/y", small, LAPTOP)
     assert (bits, "faster on a processor" in why) == (16, True)
@@ -61,6 +60,10 @@ def test_a_precision_is_chosen_by_fit_speed_and_size():
     assert choose_bits("x/y", large, CARD)[0] == 4
     assert choose_bits("x/y", small, Machine("cpu", 4, 600 * 2**20))[0] == 4  # no room for 16
     assert choose_bits("x/y", None, LAPTOP)[0] == 4
+
+
+def test_every_model_that_may_be_recommended_has_a_known_shape():
+    assert all(map(known, RECOMMENDED))
 
 
 def test_what_is_recommended_trains_here_and_tries_nobodys_patience():
@@ -76,7 +79,7 @@ def test_what_is_recommended_trains_here_and_tries_nobodys_patience():
     assert recommended(CARD)[0][0] == "Qwen/Qwen3-14B"
     assert recommended(Machine("cpu", 4, 2**28)) == []
     # A 135M model on two cores: 20 tokens a second, two answers of 96 tokens side by side.
-    assert pair_seconds(RECOMMENDED[0][1], 16, LAPTOP) == pytest.approx(96 * 0.1, rel=0.1)
+    assert pair_seconds(known(RECOMMENDED[0]), 16, LAPTOP) == pytest.approx(96 * 0.1, rel=0.1)
 
 
 def test_a_name_is_looked_at_before_anything_is_loaded(tmp_path, monkeypatch):
@@ -86,16 +89,19 @@ def test_a_name_is_looked_at_before_anything_is_loaded(tmp_path, monkeypatch):
     assert (found.problem, found.licence, found.shape.layers) == ("", "apache-2.0", 2)
     assert "there is no folder" in check(str(tmp_path / "gone")).problem.lower()
     (tmp_path / "empty").mkdir()
-    assert "holds no config.json" in check(str(tmp_path / "empty")).problem
-    encoder = tmp_path / "encoder"
-    encoder.mkdir()
-    (encoder / "model.safetensors").write_bytes(b"")
-    (encoder / "config.json").write_text(json.dumps({"architectures": ["BertForMaskedLM"]}))
-    assert "not a causal language model" in check(str(encoder)).problem
-    (encoder / "config.json").write_text("{")
-    assert "can't be read" in check(str(encoder)).problem
+    assert "has no config.json" in check(str(tmp_path / "empty")).problem
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertForMaskedLM"]}))
+    assert "holds a BertForMaskedLM, not a causal language model" in check(str(folder)).problem
+    (folder / "config.json").write_text("{")
+    assert "can't be read" in check(str(folder)).problem
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    assert "is damaged or incomplete" in check(str(folder)).problem
+    (tmp_path / "empty" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    assert "is a LoRA adapter, not a base; choose its base instead: org/base" in check(str(tmp_path / "empty")).problem
     assert check(" ").problem.startswith("Name a model")
-    assert check("starter").problem == ""
+    assert (check("starter").problem, check("starter").licence) == ("", "Apache-2.0")
 
     # Of the Hub only the look-up is played; what comes of each answer is ours.
     def hub(outcome):
@@ -118,7 +124,7 @@ def test_a_name_is_looked_at_before_anything_is_loaded(tmp_path, monkeypatch):
 
 
 def test_what_is_known_is_said_with_fit_time_and_licence():
-    small = dict(RECOMMENDED)["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    small = known(RECOMMENDED[0])
     found = Check("x/y", shape=small, licence="apache-2.0", note="on this computer")
     told = check_html(found, "auto", LAPTOP)
     assert "134M parameters · ✓ fits: training takes" in told

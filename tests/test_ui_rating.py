@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ from lorarlhf.ui.rate.rating import RatingDesk
 from lorarlhf.ui.rate.sheets import PERSON, VERDICTS, About, Recipe, Sheet, verdict_of
 from lorarlhf.ui.rate.tally import progress
 from lorarlhf.ui.readiness import milestone
-from tests.rating_desk import FakeDesk, adapter, vote, wait_for, whole
+from tests.rating_desk import FakeDesk, adapter, fake_desk, vote, wait_for, whole
 
 ASSETS = Path(__file__).parent.parent / "ui/assets"
 RECIPE = Recipe("base-1", (("left-1", "h1"), ("right-1", "h2")), SamplingSettings(), round=3)
@@ -33,10 +32,8 @@ RECIPE = Recipe("base-1", (("left-1", "h1"), ("right-1", "h2")), SamplingSetting
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[FakeDesk]:
-    made = FakeDesk(tmp_path / "work")
-    yield made
-    made.state = "down"  # the thread of the pairs ends with the process; until then it shall ask for nothing
-    time.sleep(0.01)
+    with fake_desk(tmp_path / "work") as made:
+        yield made
 
 
 @pytest.fixture

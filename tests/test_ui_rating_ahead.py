@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,15 +16,13 @@ from lorarlhf.settings import SamplingSettings
 from lorarlhf.ui.rate.pairs import AHEAD, alike
 from lorarlhf.ui.rate.rating import CLEAR_FIRST, RatingDesk
 from lorarlhf.ui.rate.sheets import READABLE_LETTERS
-from tests.rating_desk import FakeDesk, vote, wait_for, whole
+from tests.rating_desk import FakeDesk, fake_desk, vote, wait_for, whole
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[FakeDesk]:
-    made = FakeDesk(tmp_path / "work")
-    yield made
-    made.state = "down"  # the thread of the pairs ends with the process; until then it shall ask for nothing
-    time.sleep(0.01)
+    with fake_desk(tmp_path / "work") as made:
+        yield made
 
 
 @pytest.fixture
@@ -98,7 +95,7 @@ def test_many_pairs_are_prepared_while_nobody_looks(desk, rating, monkeypatch):
     assert "You can leave" in reply["said"]
     rating.tray._watched = 0.0  # nobody looks any more
     wait_for(lambda: told)
-    assert told[0].text == "13 pairs are ready to be rated"
+    assert told[0].text == "13 pairs ready to be rated"
     view = rating.ask({"do": "look"})
     assert (view["ahead"], view["preparing"]) == (12, 0)
     asked = len(desk.engine.asked)

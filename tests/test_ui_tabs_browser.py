@@ -17,6 +17,7 @@ from lorarlhf.library import CARD, read_saved
 from lorarlhf.settings import LoadSettings, LoraSettings
 from lorarlhf.types import Comparison, Origin, Outcome, user
 from lorarlhf.workspace import Workspace
+from tests import tiny
 from tests.browser import PATIENCE, App, draw_little, open_tab, ready
 
 EVIL = "<img src=x onerror='document.title=1'> ${alert(2)} {{3*3}} ![x](http://evil.example/x.png)"
@@ -133,10 +134,13 @@ def test_an_adapter_is_renamed_exported_imported_and_deleted(app, place, tmp_pat
 
 
 def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app, tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text("{}")
-    (broken / "model.safetensors").write_bytes(b"no weights")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    # What only transformers can tell: everything is there, but nobody knows the architecture.
+    broken = tiny.save(tmp_path / "broken", arch="llama")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of"}))
     with app.page() as page:
         ready(page)
         open_tab(page, "Models")
@@ -153,6 +157,11 @@ def test_a_base_that_cannot_be_loaded_gives_way_to_the_old_one(app, tmp_path):
         expect(page.locator("#status .ready")).to_contain_text("starter")
         page.click("#load-button")
         expect(page.locator("#load-check [role=alert]")).to_contain_text("Nothing was changed")
+        base.fill(str(damaged))
+        base.press("Enter")
+        page.click("#load-button")
+        expect(page.locator("#load-check [role=alert]")).to_contain_text("config.json can't be read")
+        expect(page.locator("#status .ready")).to_contain_text("starter")
         # Chosen from the list, and what it would take is said before it is loaded.
         page.locator("#found [data-name='starter']").click()
         expect(page.locator("#load-check")).to_contain_text("comes with lorarlhf · 4M parameters · ✓ fits")

@@ -325,7 +325,7 @@ def test_an_effort_says_its_minutes_by_the_last_run_or_by_what_was_measured(desk
     view, now = TrainingView(desk), Standing(demonstrations=800)
     told = lambda stage, given: [words for words, _ in view.efforts(stage, now, given, view.runs())]  # noqa: E731
     assert told("ppo", {"batch_size": 64, "max_new_tokens": 96}) == ["Quick", "Balanced", "Thorough"]
-    monkeypatch.setattr(view.costs, "seconds", lambda stage: (120.0, 40))  # 3 s a step
+    monkeypatch.setattr(view.costs, "plan", lambda stage: {"seconds": 120.0, "steps": 40})  # 3 s a step
     assert told("ppo", {}) == ["Quick · about 48 s", "Balanced · about 2 min", "Thorough · about 5 min"]
     # 0.9 * 800 / 16 are 45 steps a pass; by itself it makes two, and more as long as they help.
     assert told("sft", {"batch_size": 16}) == ["Quick · about 2 min", "Balanced · about 4 min or more"]

@@ -15,7 +15,7 @@ from lorarlhf.store import Scored
 from lorarlhf.types import user
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.judge.duel_desk import IN_FRONT
-from lorarlhf.ui.train.align import CHECK, DONE, META, REWARD, STEPS, TRAIN, Report, report_html
+from lorarlhf.ui.train.align import CHECK, DONE, REWARD, STEPS, TRAIN, Report, report_html
 from lorarlhf.ui.train.training_view import TrainingView
 from tests.test_ui_judge import EVIL, put
 from tests.test_ui_train_queue import QUICK, load, resting, wait, workspace  # noqa: F401 - fixtures
@@ -156,4 +156,3 @@ def test_the_report_is_text_on_the_page():
     report = Report(at=CHECK, told=((REWARD, "2026-01-01T10:00:00+00:00", EVIL),), stopped=EVIL)
     assert "<img" not in report_html(report)
     assert "&lt;img" in report_html(report)
-    assert META

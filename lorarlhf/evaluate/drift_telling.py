@@ -10,7 +10,7 @@ from lorarlhf.evaluate.drift_alarms import FEWEST, alarms
 from lorarlhf.evaluate.paired import Estimate
 from lorarlhf.evaluate.statistics import Share
 from lorarlhf.figures import figure, number
-from lorarlhf.reading import FAR_NATS, MOVED_NATS
+from lorarlhf.reading import distance
 
 FINE = "No sign of cheating or drift"
 SMALL = "The questions are few and easy: they tell what was forgotten, not how good the base is"
@@ -18,9 +18,7 @@ SMALL = "The questions are few and easy: they tell what was forgotten, not how g
 
 def verdict(drift: Drift) -> str:
     """Say how far the policy went and what it gained, in a sentence."""
-    kl = drift.kl.value
-    words = "still close to" if kl < MOVED_NATS else "some way from" if kl < FAR_NATS else "far from"
-    far = f"{words} {named(drift.reference)} (KL {figure(kl, '.1f')})"
+    far = distance(drift.kl.value, drift.reference)
     if drift.reward_gain is None:
         return f"{drift.adapter} is {far}; there is no reward model to say what that gained"
     gain = drift.reward_gain.change

@@ -172,7 +172,10 @@ function press(name, click = null) {
   if (isVerdict(name)) act({ do: "vote", sheet: view.sheet.id, verdict: name });
   else if (name === "undo" || name === "leave") act({ do: name });
   else if (name === "next") act({ do: name, sheet: view.sheet.id });
-  else if (name === "begin") act({ do: "begin", names: [...root.querySelectorAll(".who :checked")].map((box) => box.value).reverse(), teaches: $(".teaches").checked });
+  else if (name === "begin") {
+    const names = [...root.querySelectorAll(".who :checked")].map((box) => box.value);
+    act({ do: "begin", names: names.reverse(), teaches: $(".teaches").checked }); // the newest stands on the left of the bar
+  }
   else if (name === "type") {
     $(".composer").hidden = !$(".composer").hidden;
     if (!$(".composer").hidden) $(".composer textarea").focus();
@@ -204,11 +207,10 @@ $(".before").addEventListener("click", (event) => {
   if (node) act({ do: "go_on", duel: Number(node.dataset.duel) });
 });
 $(".standing").addEventListener("click", (event) => {
-  const { keep, adopt, go, adapter } = event.target.closest("button")?.dataset || {};
-  if (keep) act({ do: "keep", name: keep });
-  if (adopt) act({ do: "adopt", name: adopt });
-  if (go) lead(event.target.closest("button").dataset);
-  if (go && adapter) soon(() => chooseAdapter(adapter));
+  const pressed = event.target.closest("button")?.dataset || {};
+  if (pressed.keep) act({ do: "keep", name: pressed.keep });
+  if (pressed.adopt) act({ do: "adopt", name: pressed.adopt });
+  if (pressed.go) lead(pressed);
 });
 $(".composer").addEventListener("submit", async (event) => {
   event.preventDefault();

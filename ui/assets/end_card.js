@@ -13,7 +13,6 @@ element.addEventListener("click", (event) => {
   if (!button) return;
   if (button.classList.contains("picture")) return save();
   lead(button.dataset);
-  if (button.dataset.adapter) soon(() => chooseAdapter(button.dataset.adapter));
 });
 
 // -- the picture: words laid out by hand, so that nothing but a canvas is needed --------------------------------

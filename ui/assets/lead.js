@@ -7,13 +7,14 @@ const pressTab = (within, words) => {
   tabs.forEach((tab) => tab.click());
   return tabs.length > 0;
 };
-const lead = ({ go, section }) => {
-  pressTab("#tabs", go);
-  if (section) soon(() => pressTab(`#${go.toLowerCase()}-sections`, section));
-};
 // Under Models, open the panel of an adapter; tells whether it is there by now.
 const chooseAdapter = (name) => {
   const button = document.querySelector(`#adapters [data-name="${CSS.escape(name)}"]`);
   button?.click();
   return button;
+};
+const lead = ({ go, section, adapter }) => {
+  pressTab("#tabs", go);
+  if (section) soon(() => pressTab(`#${go.toLowerCase()}-sections`, section));
+  if (adapter) soon(() => chooseAdapter(adapter));
 };

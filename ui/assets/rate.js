@@ -82,7 +82,7 @@ function welcome(words) {
   if (!words || $(".welcome").textContent === shown) return;
   if (!info.toy) return $(".welcome").replaceChildren(words);
   const own = make("button", { type: "button" }, "My own model");
-  own.addEventListener("click", () => document.querySelector(".bottom-bar [data-go=Models]")?.click());
+  own.addEventListener("click", () => lead({ go: "Models" }));
   $(".welcome").replaceChildren(`${words} `, own);
 }
 
@@ -433,7 +433,6 @@ function press(name, click = null) {
     const box = $("div.more");
     box.hidden = !box.hidden;
     node.setAttribute("aria-expanded", String(!box.hidden));
-    root.classList.toggle("unfolded", !box.hidden);
   }
 }
 

@@ -19,8 +19,7 @@ from lorarlhf.errors import DataError, StoreError
 from lorarlhf.starter import shipped_file
 from lorarlhf.store import KINDS, Row, Store
 from lorarlhf.store.codec import prompt_of
-from lorarlhf.types import Comparison, Demonstration, Message, Outcome, Prompt, Ranking, is_heldout
-from lorarlhf.ui.rate.vote_history import changed
+from lorarlhf.types import Comparison, Demonstration, Message, Outcome, Ranking, is_heldout
 from lorarlhf.workspace import Workspace
 
 LARGEST = 64 * 2**20
@@ -169,33 +168,32 @@ def sides(store: Store) -> dict[str, int]:
 
 def edit_prompt(store: Store, id: int, text: str) -> int:
     """Put another wording in the place of a prompt's last turn; return the new row's id."""
-    if not text.strip():
-        raise DataError("a prompt needs some text; delete the row if you don't want it")
-    row = find(store, "prompts", id)
-    if row is None or row.undone:
-        raise StoreError(f"row {id} of the prompts is gone; look at the list again")
-    prompt: Prompt = (*row.value[:-1], Message(role="user", content=text.strip()))
-    return id if prompt == row.value else store.replace("prompts", id, prompt)
+    row = _counting(store, "prompts", id)
+    return _replaced(store, row, (*row.value[:-1], Message(role="user", content=_some(text))))
 
 
 def edit_answer(store: Store, id: int, text: str) -> int:
     """Put another wording in the place of a demonstration's answer; return the new row's id."""
+    row = _counting(store, "demonstrations", id)
+    return _replaced(store, row, replace(row.value, response=_some(text)))
+
+
+def _some(text: str) -> str:
     if not text.strip():
-        raise DataError("an answer needs some text; delete the row if you don't want it")
-    row = find(store, "demonstrations", id)
-    if row is None or row.undone:
-        raise StoreError(f"row {id} of the demonstrations is gone; look at the list again")
-    new = replace(row.value, response=text.strip())
-    return id if new == row.value else store.replace("demonstrations", id, new)
+        raise DataError("some text is needed; delete the row if you don't want it")
+    return text.strip()
 
 
-def change_verdict(store: Store, id: int, verdict: str) -> int:
-    """Say something else about a comparison; return the new row's id. What was said before stays in the history."""
-    row = find(store, "comparisons", id)
+def _counting(store: Store, kind: str, id: int) -> Row[Any]:
+    """Find a row that counts; raise `StoreError` where it was deleted or replaced meanwhile."""
+    row = find(store, kind, id)
     if row is None or row.undone:
-        raise StoreError(f"row {id} of the comparisons is gone; look at the list again")
-    new = changed(row.value, verdict)
-    return id if new == row.value else store.replace("comparisons", id, new)
+        raise StoreError(f"row {id} of the {kind} is gone; look at the list again")
+    return row
+
+
+def _replaced(store: Store, row: Row[Any], value: Any) -> int:
+    return row.id if value == row.value else store.replace(row.kind, row.id, value)
 
 
 # -- files ----------------------------------------------------------------------------------------------------

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 from lorarlhf.checkpoints import checkpoints_stamp, list_answering
 from lorarlhf.errors import DataError, LoraRlhfError
-from lorarlhf.evaluate.contest import field_of, keep, prompts_for, today
+from lorarlhf.evaluate.contest import Field, field_of, keep, prompts_for, today
 from lorarlhf.evaluate.duel_words import counted, write_cards
 from lorarlhf.evaluate.duels import SCRIPT
 from lorarlhf.library import BARE, SavedAdapter
@@ -80,6 +80,21 @@ class Prompts:
         return self._places[key][1] + self.asked[key]
 
 
+def lay_out(desk: Desk, names: Sequence[str], *, teaches: bool = True) -> tuple[int, Field]:
+    """Begin a blind comparison and lay it in front of the person → its prompts, and who takes part.
+
+    Raises `LoraRlhfError` where these cannot be compared.
+    """
+    if not desk.fingerprint:
+        raise DataError("the base is not in memory yet; one moment")
+    field = field_of(desk.store, desk.workspace, names, desk.fingerprint)
+    prompts = prompts_for(desk.store, field, str(desk.memory.get("base", {}).get("name", "")))
+    sampling = desk.sampling().model_dump(mode="json", exclude={"batch_rows"})
+    number = desk.store.start_duel(field.contestants, desk.fingerprint, prompts, sampling, teaches=teaches)
+    desk.store.set_meta(IN_FRONT, number)
+    return len(prompts), field
+
+
 class DuelDesk:
     """The duel in front of the person, and what can be begun."""
 
@@ -119,15 +134,9 @@ class DuelDesk:
     def do_begin(self, payload: Payload) -> dict[str, Any]:
         """Begin a duel between the adapters named."""
         names = [str(name) for name in payload.get("names") or []]
-        desk, base = self._desk, self._desk.memory.get("base", {})
-        if not desk.fingerprint:
-            raise DataError("the base is not in memory yet; one moment")
-        field = field_of(desk.store, desk.workspace, names, desk.fingerprint)
-        prompts = prompts_for(desk.store, field, str(base.get("name", "")))
-        sampling = desk.sampling().model_dump(mode="json", exclude={"batch_rows"})
-        teaches = bool(payload.get("teaches", True))
-        self._show(desk.store.start_duel(field.contestants, desk.fingerprint, prompts, sampling, teaches=teaches))
-        there = f"{counted(len(prompts), 'prompt')} that none of them learned from"
+        prompts, field = lay_out(self._desk, names, teaches=bool(payload.get("teaches", True)))
+        self._follow()
+        there = f"{counted(prompts, 'prompt')} that none of them learned from"
         return self._told(". ".join([f"Begun, on {there}", *field.learned.caveats]), choices=True)
 
     def do_go_on(self, payload: Payload) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.evaluate.round_figures import Figures, Rounds
 from lorarlhf.evaluate.round_words import HEADS, UNKNOWN, best, cells, drift_words, remarks, unscored, where
 from lorarlhf.ui.judge.at_work import AtWork, progress_html
+from lorarlhf.ui.judge.light import remarks_html
 from lorarlhf.ui.judge.looked import LOOK
 from lorarlhf.ui.judge.rounds_svg import accuracy_svg, drift_svg, wins_svg
 from lorarlhf.ui.judge.rounds_view import DUEL, GO
@@ -33,11 +34,7 @@ LOADING = "<p role='status'>The base is not in memory yet; rounds are those on i
 
 def rounds_html(found: Rounds, step: Step, now: AtWork, lineage: str = "") -> str:
     """Write the whole page; `lineage` is the map of all adapters."""
-    said = "".join(
-        f"<li><b>{escape(remark.seen)}</b>: {escape(remark.means)}. <span>{escape(remark.do)}.</span></li>"
-        for remark in remarks(found)
-    )
-    against = f"<h4>What the rounds show</h4><ul class='against'>{said}</ul>" if said else ""
+    against = remarks_html("What the rounds show", remarks(found))
     return (
         f"<div class='rounds'>{_step(step)}<h3>{escape(where(found))}.</h3><p>{escape(_starts(found))}.</p>"
         f"{against}{_best(found)}{_unscored(found, now)}<div class='figures'>{_figures(found)}</div>{_table(found)}"

@@ -18,26 +18,26 @@ from typing import Any
 import psutil
 
 from lorarlhf import starter
+from lorarlhf.base_look import look_over
 from lorarlhf.errors import BaseModelError
 from lorarlhf.library import list_saved
 from lorarlhf.plan.memory import CONTEXT_BYTES, Load
 from lorarlhf.plan.planning import make_plan
 from lorarlhf.plan.shapes import Shape, known, shape_of
 from lorarlhf.settings import PPOSettings
-from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.desk import FINGERPRINTS, STARTER, Desk
 
-STARTER = "starter"
 RECOMMENDED = (
-    ("HuggingFaceTB/SmolLM2-135M-Instruct", Shape("SmolLM2-135M", 30, 576, 1536, 576, 192, 49_152, True, 9, 8192)),
-    ("HuggingFaceTB/SmolLM2-360M-Instruct", Shape("SmolLM2-360M", 32, 960, 2560, 960, 320, 49_152, True, 15, 8192)),
-    ("Qwen/Qwen2.5-0.5B-Instruct", known("Qwen2.5-0.5B")),
-    ("Qwen/Qwen3-0.6B", known("Qwen3-0.6B")),
-    ("Qwen/Qwen3-1.7B", known("Qwen3-1.7B")),
-    ("Qwen/Qwen3-4B", known("Qwen3-4B")),
-    ("Qwen/Qwen2.5-7B-Instruct", known("Qwen2.5-7B")),
-    ("Qwen/Qwen3-14B", known("Qwen3-14B")),
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "HuggingFaceTB/SmolLM2-360M-Instruct",
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-1.7B",
+    "Qwen/Qwen3-4B",
+    "Qwen/Qwen2.5-7B-Instruct",
+    "Qwen/Qwen3-14B",
 )
-"""Open models with chat templates, smallest first, with the shapes of their config.json."""
+"""Open models with chat templates, smallest first; their shapes are known."""
 MOST_RECOMMENDED, PATIENT_SECONDS = 3, 60.0
 """How many are recommended: the largest that train here and write a pair of answers in so long."""
 SMALL = 1e9
@@ -111,7 +111,7 @@ def found(desk: Desk, machine: Machine) -> list[Found]:
     """List models by section: used here before, on this computer, and good for this machine."""
     here = cached()
     recent = [str(saved.card["base"]["name"]) for saved in reversed(list_saved(desk.workspace.adapters_dir))]
-    used = dict.fromkeys([desk.load_settings.base, *desk.store.get_meta("fingerprints of bases", {}), *recent, STARTER])
+    used = dict.fromkeys([desk.load_settings.base, *desk.store.get_meta(FINGERPRINTS, {}), *recent, STARTER])
     rows = [Found(base, "Recent", check(base, here=here).shape, licence_of(base, here)) for base in used]
     rows += [Found(base, "On this computer", shape_in(folder), licence_in(folder)) for base, folder in here.items()]
     rows += [Found(base, "Good for this machine", shape) for base, shape in recommended(machine)]
@@ -122,8 +122,10 @@ def found(desk: Desk, machine: Machine) -> list[Found]:
 def recommended(machine: Machine) -> list[tuple[str, Shape]]:
     """Choose models that train on a machine and answer before one loses patience, the largest first."""
     fitting = []
-    for base, shape in RECOMMENDED:
-        assert shape is not None
+    for base in RECOMMENDED:
+        shape = known(base)
+        if shape is None:
+            continue
         bits, _ = choose_bits(base, shape, machine)
         if fits(shape, bits, machine) and pair_seconds(shape, bits, machine) <= PATIENT_SECONDS:
             fitting.append((base, shape))
@@ -199,7 +201,7 @@ def check(base: str, *, here: dict[str, Path] | None = None, ask_hub: bool = Fal
     if not base:
         return Check(base, "Name a model: starter, a Hugging Face id such as Qwen/Qwen3-0.6B, or a folder")
     if base == STARTER:
-        return Check(base, shape=shape_in(Path(starter.MODEL_DIR)), note="comes with lorarlhf")
+        return Check(base, shape=shape_in(Path(starter.MODEL_DIR)), licence="Apache-2.0", note="comes with lorarlhf")
     folder = Path(base).expanduser()
     if folder.is_dir():
         return _check_folder(base, folder)
@@ -208,26 +210,15 @@ def check(base: str, *, here: dict[str, Path] | None = None, ask_hub: bool = Fal
     here = cached() if here is None else here
     if base in here:
         return _check_folder(base, here[base])
-    return _check_hub(base) if ask_hub else Check(base, shape=_known(base), note="on the Hub, not looked up")
-
-
-def _known(base: str) -> Shape | None:
-    return dict(RECOMMENDED).get(base) or known(base)
+    return _check_hub(base) if ask_hub else Check(base, shape=known(base), note="on the Hub, not looked up")
 
 
 def _check_folder(base: str, folder: Path) -> Check:
-    if not (folder / "config.json").is_file():
-        return Check(base, f"{base} holds no config.json, so it is no model's folder")
-    if not any(folder.glob("*.safetensors")):
-        return Check(base, f"{base} holds no weights as safetensors")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return Check(base, f"the config.json of {base} can't be read; get the file again")
-    kinds = config.get("architectures") or []
-    if kinds and not any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
-        return Check(base, f"{base} is a {kinds[0]}, not a causal language model")
-    return Check(base, shape=shape_in(folder), licence=licence_in(folder), note="on this computer")
+        config = look_over(base, folder).config
+    except BaseModelError as error:
+        return Check(base, str(error))
+    return Check(base, shape=_shape(config, folder.name), licence=licence_in(folder), note="on this computer")
 
 
 def _check_hub(base: str) -> Check:
@@ -241,19 +232,25 @@ def _check_hub(base: str) -> Check:
     except RepositoryNotFoundError:
         return Check(base, f"There is no {base} on the Hub; check the spelling")
     except Exception:  # the network's ways to fail are many, and none of them says anything about the model
-        return Check(base, shape=_known(base), note="not on this computer, and the Hub is out of reach")
+        return Check(base, shape=known(base), note="not on this computer, and the Hub is out of reach")
     card: Any = info.card_data
     licence = str(card.get("license") or "") if card else ""
     gated = " · asks you to accept its licence first" if getattr(info, "gated", False) else ""
-    return Check(base, shape=_known(base), licence=licence, note=f"on the Hub, will be fetched{gated}")
+    return Check(base, shape=known(base), licence=licence, note=f"on the Hub, will be fetched{gated}")
 
 
 def shape_in(folder: Path) -> Shape | None:
     """Read the shape of the model in a folder; None where it does not say."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return shape_of(SimpleNamespace(**config), folder.name)
-    except (OSError, ValueError, TypeError, BaseModelError, AttributeError):
+        return _shape(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder.name)
+    except (OSError, ValueError):
+        return None
+
+
+def _shape(config: dict[str, Any], name: str) -> Shape | None:
+    try:
+        return shape_of(SimpleNamespace(**config), name)
+    except BaseModelError:
         return None
 
 

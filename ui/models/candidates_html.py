@@ -8,9 +8,9 @@ from html import escape
 from lorarlhf.figures import duration
 from lorarlhf.files import size
 from lorarlhf.plan.shapes import Shape
+from lorarlhf.ui.desk import STARTER
 from lorarlhf.ui.models.candidates import (
     SMALL,
-    STARTER,
     Check,
     Found,
     Machine,
@@ -86,8 +86,6 @@ def check_html(check: Check, asked: str | int, machine: Machine) -> str:
         if not there:
             warning += "<p class='check bad'>Training would not fit. Rating may: or take a smaller one.</p>"
     facts.append(f"licence {escape(check.licence)}" if check.licence else "licence unknown: look at its page")
-    if check.base == STARTER:
-        facts[-1] = "licence Apache-2.0"
     auto = f"<p class='subdued'>{escape(why)}.</p>" if asked == "auto" else ""
     settings = "Learning rates and passes are found for the model when training begins."
     return f"<p class='check'>{' · '.join(facts)}</p>{auto}{warning}<p class='subdued'>{settings}</p>"

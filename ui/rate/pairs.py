@@ -16,6 +16,7 @@ from typing import Any
 from lorarlhf.engine.client import Job
 from lorarlhf.engine.requests import EngineDied, JobCancelled
 from lorarlhf.errors import LoraRlhfError
+from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.types import Prompt, prompt_key
 from lorarlhf.ui.desk import Desk, Notice
 from lorarlhf.ui.rate.sheets import Recipe, Sheet
@@ -185,7 +186,7 @@ class Tray:
         if self.preparing:
             ready = sum(sheet.whole for sheet in self.sheets)
             self.ahead = AHEAD
-            self._desk.tell(Notice(f"{ready} pairs are ready to be rated", good=True))
+            self._desk.tell(Notice(f"{counted(ready, 'pair')} ready to be rated", good=True))
 
     def _blank(self, prompt: Prompt) -> Sheet:
         return Sheet.blank(prompt, self._recipe(prompt))
@@ -224,6 +225,7 @@ class Tray:
         except LoraRlhfError as error:
             sheet.begin(0)
             sheet.problem = str(error)
+            self.ahead = AHEAD  # thirty pairs that all fail help nobody
             return False
         with self.lock:
             if not sheet.whole:

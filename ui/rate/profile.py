@@ -14,6 +14,7 @@ from typing import Any
 
 from lorarlhf.evaluate.statistics import Share, binomial_test, share_of
 from lorarlhf.evaluate.votes import asked_twice, clear_twice, places
+from lorarlhf.figures import moment
 from lorarlhf.store import Row, Store
 from lorarlhf.types import Outcome
 
@@ -71,7 +72,7 @@ def profile(store: Store, rater: str, today: date | None = None) -> Profile:
 
 
 def _days(rows: Sequence[Row[Any]], today: date) -> tuple[int, ...]:
-    when = Counter(datetime.fromisoformat(row.created.replace("Z", "+00:00")).astimezone().date() for row in rows)
+    when = Counter(moment(row.created).date() for row in rows)
     return tuple(when[today - timedelta(days=back)] for back in range(DAYS - 1, -1, -1))
 
 

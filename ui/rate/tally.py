@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from lorarlhf.figures import moment
 from lorarlhf.library import SavedAdapter
 from lorarlhf.store import Store
 from lorarlhf.ui.rate.consistency import agreement
@@ -38,9 +39,7 @@ def pace(store: Store) -> float | None:
     """Give the votes per minute of the last minutes; None where they are too few to tell."""
     since = stamp(datetime.now(timezone.utc) - timedelta(minutes=PACE_MINUTES))
     sql = f"SELECT created FROM {_VOTES} WHERE source = 'app' AND created >= ? ORDER BY created DESC LIMIT ?"
-    times = [
-        datetime.fromisoformat(row["created"].replace("Z", "+00:00")) for row in store.query(sql, (since, PACE_VOTES))
-    ]
+    times = [moment(row["created"]) for row in store.query(sql, (since, PACE_VOTES))]
     if len(times) < 3:
         return None
     minutes = (times[0] - times[-1]).total_seconds() / 60

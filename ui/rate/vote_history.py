@@ -30,7 +30,11 @@ class History:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._acts: list[Act] = [[(kind, id) for kind, id in act] for act in store.get_meta(META, [])]
+
+    @property
+    def _acts(self) -> list[Act]:
+        """Read the acts: what is changed elsewhere, as under Data, is undone as well."""
+        return [[(kind, id) for kind, id in act] for act in self._store.get_meta(META, [])]
 
     def __len__(self) -> int:
         return len(self._acts)
@@ -39,34 +43,35 @@ class History:
         """Store what one key press says, all of it or nothing, on disk when this returns."""
         with self._store.transaction():
             act = [(kind_of(value), self._store.insert(value)) for value in values]
-            acts = self._keep([*self._acts, act][-MOST_ACTS:])
-        self._acts = acts
+            self._keep([*self._acts, act][-MOST_ACTS:])
 
     def undo(self) -> Sheet:
         """Take the newest act back and lay its answers out again; raise `DataError` where there is none."""
-        while self._acts:
-            rows = [row for kind, id in self._acts[-1] for row in self._store.some(kind, [id]) if not row.undone]
+        while acts := self._acts:
+            rows = [row for kind, id in acts[-1] for row in self._store.some(kind, [id]) if not row.undone]
             if self._store.base and any(row.base not in ("", self._store.base) for row in rows):
                 raise DataError("your last vote was about another base; load that one to undo it")
             with self._store.transaction():
                 for row in rows:
                     self._store.undo(row.kind, row.id)
-                acts = self._keep(self._acts[:-1])
-            self._acts = acts
+                self._keep(acts[:-1])
             if rows:  # else it was deleted elsewhere
                 return sheet_of(rows)
         raise DataError("there is nothing to undo")
 
-    def change(self, kind: str, id: int, verdict: str | Sequence[int]) -> None:
-        """Put another verdict, or other ranks, in the place of what was said; the old row stays in the history."""
+    def change(self, kind: str, id: int, verdict: str | Sequence[int]) -> int:
+        """Put another verdict, or other ranks, in the place of what was said → the new row's id.
+
+        The old row stays in the history.
+        """
         row = self._live(kind, id)
         new = changed(row.value, verdict)
         if new == row.value:
-            return
+            return id
         with self._store.transaction():
             number = self._store.replace(kind, id, new)
-            acts = self._keep([[(k, number if (k, i) == (kind, id) else i) for k, i in act] for act in self._acts])
-        self._acts = acts
+            self._keep([[(k, number if (k, i) == (kind, id) else i) for k, i in act] for act in self._acts])
+        return number
 
     def take_back(self, kind: str, id: int) -> None:
         """Undo an earlier act, whichever it is, by one of its rows."""
@@ -76,8 +81,7 @@ class History:
             for own_kind, own_id in act:
                 if not self._store.some(own_kind, [own_id])[0].undone:
                     self._store.undo(own_kind, own_id)
-            acts = self._keep([other for other in self._acts if other != act])
-        self._acts = acts
+            self._keep([other for other in self._acts if other != act])
 
     def page(self, number: int) -> dict[str, Any]:
         """Describe one page of what was said, newest first, and how many pages there are."""
@@ -100,10 +104,8 @@ class History:
             raise StoreError(f"row {id} of the {kind} was changed or undone meanwhile; look at the list again")
         return rows[0]
 
-    def _keep(self, acts: list[Act]) -> list[Act]:
-        """Write the acts down; they are taken over when the transaction they belong to is through."""
+    def _keep(self, acts: list[Act]) -> None:
         self._store.set_meta(META, acts)
-        return acts
 
 
 def sheet_of(rows: Sequence[Row[Any]]) -> Sheet:

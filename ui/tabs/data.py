@@ -20,6 +20,7 @@ from lorarlhf.ui.data.browsing_html import KIND_WORDS, OUTCOME_WORDS, list_html,
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import GROWING, QUIET, UNSEEN, link_html, listing, live, plain, remembered, warned
 from lorarlhf.ui.rate.sheets import VERDICTS, verdict_of
+from lorarlhf.ui.rate.vote_history import History
 
 LOOKS = "data-panel"
 VERDICT_WORDS = [(words, name) for name, (_, _, words) in VERDICTS.items()]
@@ -204,7 +205,7 @@ class _Opened:
         return self._after(kind, row, "Saved; the old wording stays in the history")
 
     def _changed(self, kind: str, id: str, verdict: str) -> list[Any]:
-        row = warned(lambda: browsing.change_verdict(self.store, int(id), verdict))
+        row = warned(lambda: History(self.store).change(kind, int(id), verdict))
         return self._after(kind, row, "Changed; what was said before stays in the history")
 
     def _after(self, kind: str, row: int | None, words: str) -> list[Any]:

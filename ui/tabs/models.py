@@ -13,10 +13,10 @@ from lorarlhf.export import FORMATS
 from lorarlhf.library import list_saved
 from lorarlhf.preset import load_preset, preset_files
 from lorarlhf.settings import LoadSettings
-from lorarlhf.ui.desk import Desk
+from lorarlhf.ui.desk import STARTER, Desk
 from lorarlhf.ui.live import QUIET, UNSEEN, asset, link_html, listing, live, plain, warned
 from lorarlhf.ui.models import shelf
-from lorarlhf.ui.models.candidates import STARTER, check, choose_bits, found, machine_of
+from lorarlhf.ui.models.candidates import check, choose_bits, found, machine_of
 from lorarlhf.ui.models.candidates_html import check_html, found_html
 from lorarlhf.ui.models.memory import memory_html
 from lorarlhf.ui.models.shelf_html import card_html, exported_html, table_html, taken_in_html

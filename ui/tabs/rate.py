@@ -11,7 +11,7 @@ from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.rate.rating import RatingDesk
 
 ASSETS = Path(__file__).parent.parent / "assets"
-SCRIPTS = ("rate_text.js", "rate_keys.js", "rate_talk.js", "rate_ranking.js", "rate_history.js", "rate.js")
+SCRIPTS = ("lead.js", "rate_text.js", "rate_keys.js", "rate_talk.js", "rate_ranking.js", "rate_history.js", "rate.js")
 """Joined in this order into one scope."""
 
 

@@ -23,9 +23,8 @@ from lorarlhf.ui.train.advice import PRACTICE, Standing, choices, missing, next_
 from lorarlhf.ui.train.align import Report, report_html
 from lorarlhf.ui.train.charts import as_json, overlaid
 from lorarlhf.ui.train.comparing import numbers_csv as as_csv
-from lorarlhf.ui.train.efforts import LENGTH
+from lorarlhf.ui.train.efforts import LENGTH, defaults
 from lorarlhf.ui.train.end_card import card_html
-from lorarlhf.ui.train.forms import defaults
 from lorarlhf.ui.train.look_first import LookFirst
 from lorarlhf.ui.train.parts import run_part, stage_part
 from lorarlhf.ui.train.progress import STAGE_NAMES, all_charts, charts, log
@@ -332,7 +331,8 @@ class Page:
         for stage, part in self.stages.items():
             problem = missing(stage, now)
             values = part.form.given(self.desk, filled, PLAN_FIELDS)
-            text = problem or plan(stage, now, values, self.view.pace(stage, runs), self.view.costs.steps(stage))
+            counted = self.view.costs.plan(stage).get("steps")
+            text = problem or plan(stage, now, values, self.view.pace(stage, runs), counted)
             found[part.plan] = run_html.plan_html(text, possible=not problem)
             found[part.changed] = run_html.changed_html(part.form.changed(self.desk, filled))
             found[part.start] = gr.update(interactive=not problem)

@@ -17,15 +17,15 @@ from typing import Any
 from lorarlhf.engine.client import Job
 from lorarlhf.errors import LoraRlhfError, TrainingError
 from lorarlhf.evaluate import drift_telling, telling
-from lorarlhf.evaluate.contest import field_of, prompts_for
 from lorarlhf.evaluate.drift import drift_of
+from lorarlhf.evaluate.duel_words import counted
 from lorarlhf.evaluate.health import health_of
 from lorarlhf.figures import clock
 from lorarlhf.library import BARE, SavedAdapter
 from lorarlhf.settings import Settings
 from lorarlhf.ui.desk import Desk, Notice
 from lorarlhf.ui.judge.drift_html import drift_color
-from lorarlhf.ui.judge.duel_desk import IN_FRONT
+from lorarlhf.ui.judge.duel_desk import lay_out
 from lorarlhf.ui.judge.health_html import health_color
 from lorarlhf.ui.judge.light import BAD, DOUBT
 from lorarlhf.ui.judge.looked import remember
@@ -178,12 +178,8 @@ class Align:
         first = str(parents.get("sft", {}).get("name") or BARE)
         there = {one.name for one in desk.adapters()}
         other = first if first in there else BARE
-        field = field_of(desk.store, desk.workspace, [saved.name, other], desk.fingerprint)
-        prompts = prompts_for(desk.store, field, str(desk.memory.get("base", {}).get("name", "")))
-        sampling = desk.sampling().model_dump(mode="json", exclude={"batch_rows"})
-        number = desk.store.start_duel(field.contestants, desk.fingerprint, prompts, sampling, teaches=True)
-        desk.store.set_meta(IN_FRONT, number)
-        self._done(report, DONE, f"{saved.name} against {other}, {len(prompts):,} questions: your turn")
+        prompts, _ = lay_out(desk, [saved.name, other])
+        self._done(report, DONE, f"{saved.name} against {other}, {counted(prompts, 'question')}: your turn")
         desk.tell(Notice(f"Aligned: {saved.name} is ready. Is it better? The blind test waits for you.", good=True))
 
     # -- how it is done ---------------------------------------------------------------------------------------

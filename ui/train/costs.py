@@ -61,20 +61,11 @@ class Costs:
         asked = self._asked.get(stage)
         return asked and (str(asked.key), asked.probing, asked.job.done)
 
-    def steps(self, stage: str) -> int | None:
-        """Give the steps a stage would take; None while they are not counted."""
+    def plan(self, stage: str) -> dict[str, Any]:
+        """Give the plan of a stage as `Plan.as_json` does; empty where there is none, or not yet."""
         asked = self._asked.get(stage)
-        if asked is None or not asked.job.done or asked.job.future.exception():
-            return None
-        return int(asked.job.result()["steps"])
-
-    def seconds(self, stage: str) -> tuple[float, int] | None:
-        """Give the time a stage would take and its steps; None where that is not measured, or not yet."""
-        asked = self._asked.get(stage)
-        if asked is None or not asked.job.done or asked.job.future.exception():
-            return None
-        plan = asked.job.result()
-        return (plan["seconds"], plan["steps"]) if plan["seconds"] is not None else None
+        there = asked and asked.job.done and not asked.job.future.exception()
+        return asked.job.result() if asked and there else {}
 
     def html(self, stage: str) -> str:
         """Write the plan of a stage; nothing where none was asked for."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lorarlhf.settings import STAGES
+from lorarlhf.ui.desk import Desk
+
 EFFORTS = {"quick": "Quick", "balanced": "Balanced", "thorough": "Thorough"}
 USUAL = "balanced"
 STEPS = {"quick": 0.4, "balanced": 1.0, "thorough": 2.5}
@@ -25,3 +28,8 @@ def length_of(stage: str, effort: str | None, start: Mapping[str, Any]) -> Any:
         return 1.0 if effort == "quick" else usual
     rest = (start["value_warmup_steps"] if start["critic"] != "none" else 0) + 1
     return max(rest, round(usual * STEPS[effort or USUAL]))
+
+
+def defaults(desk: Desk, stage: str) -> dict[str, Any]:
+    """Give what a fresh form shows: the declared defaults under those that suit this base."""
+    return {name: field.default for name, field in STAGES[stage].model_fields.items()} | desk.defaults(stage)

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from lorarlhf.figures import figure
-from lorarlhf.reading import BEST_STEP, distance
+from lorarlhf.reading import BEST_STEP, distance_of
 from lorarlhf.store import RunRow
 from lorarlhf.ui.train.progress import Series
 
@@ -94,7 +94,7 @@ def sentence(run: RunRow, series: Series, step: int) -> str:
         same = abs(pair[1] - pair[0]) <= 0.1 * max(pair[0], 1)
         parts.append("answers about as long" if same else f"answers {pair[0]:.0f} → {pair[1]:.0f} tokens long")
     if pair := _ends(series, "eval/kl", step):
-        parts.append(distance(run, pair[1]))
+        parts.append(distance_of(run, pair[1]))
     text = "; ".join(parts) + "." if parts else ""
     if _kept(run) == 0:
         text += " No step was better than the start on the test prompts, so the start was kept."

@@ -20,7 +20,7 @@ from lorarlhf.errors import SettingsError
 from lorarlhf.settings import STAGES, Settings, may_be_auto, several_of
 from lorarlhf.ui.desk import Desk
 from lorarlhf.ui.live import GROWING
-from lorarlhf.ui.train.efforts import EFFORTS, LENGTH, USUAL, efforts_of, length_of
+from lorarlhf.ui.train.efforts import EFFORTS, LENGTH, USUAL, defaults, efforts_of, length_of
 
 SHORT = {"kl": "KL", "sft": "SFT", "eos": "EOS", "ppo": "PPO", "lora": "LoRA"}
 LABELS = {
@@ -158,11 +158,6 @@ def build_form(
                 for name in own:
                     fields[name] = _field(name, group.model_fields[name], start[name], name == LENGTH[stage])
     return Form(stage, title, effort, fields, adapters)
-
-
-def defaults(desk: Desk, stage: str) -> dict[str, Any]:
-    """Give what a fresh form shows: the declared defaults under those that suit this base."""
-    return {name: field.default for name, field in STAGES[stage].model_fields.items()} | desk.defaults(stage)
 
 
 def _as_text(value: Any, field: FieldInfo) -> str:

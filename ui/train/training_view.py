@@ -19,7 +19,7 @@ from lorarlhf.ui.judge.looked import check_looked, reward_for
 from lorarlhf.ui.train.advice import Standing, missing, steps_of, work
 from lorarlhf.ui.train.align import Align
 from lorarlhf.ui.train.costs import Costs
-from lorarlhf.ui.train.efforts import EFFORTS, LENGTH, efforts_of, length_of
+from lorarlhf.ui.train.efforts import EFFORTS, LENGTH, defaults, efforts_of, length_of
 from lorarlhf.ui.train.progress import PACE_STEPS, RunNumbers
 from lorarlhf.ui.train.queue import Queue
 from lorarlhf.ui.train.standing import Runs
@@ -64,9 +64,9 @@ class TrainingView(Runs):
         `given` are the settings that decide about steps and their size.
         """
         found = []
-        pace, measured = self.pace(stage, runs), self.costs.seconds(stage)
-        each = pace * work(given) if pace else measured[0] / measured[1] if measured else None
-        usual = self.desk.stage_settings(stage, {}).model_dump()
+        pace, plan = self.pace(stage, runs), self.costs.plan(stage)
+        seconds, usual = plan.get("seconds"), defaults(self.desk, stage)
+        each = pace * work(given) if pace else seconds / plan["steps"] if seconds else None
         for effort in efforts_of(stage):
             length = length_of(stage, effort, usual)
             steps = steps_of(stage, now, {**given, LENGTH[stage]: length})
