@@ -94,7 +94,7 @@ def test_a_new_policy_is_compared_blind_then_its_failures_are_rated(desk, place)
     view.take_step()
     assert load_preferences(desk.store).source == ""
     dislike(desk.store, user("Where is it?"), "no idea", "ppo-9")
-    assert view.step().label == "Rate failures first"
+    assert view.step().label == "Rate weak spots first"
     view.take_step()
     assert load_preferences(desk.store).source == "failures"
 

@@ -68,7 +68,7 @@ class RoundsView:
         """Choose the one obvious step in the round that is on."""
         step = next_in_round(self.runs.standing(self.runs.runs()), self.rounds())
         if step.do == "Rate" and self.failing():
-            return replace(step, label="Rate failures first")
+            return replace(step, label="Rate weak spots first")
         return step
 
     def failing(self) -> int:

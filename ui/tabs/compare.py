@@ -165,7 +165,7 @@ def _chat(desk: Desk, at_work: AtWork, numbers: list[gr.Number]) -> gr.Dropdown:
     def disliked(turns: list[Message], name: str) -> tuple[Any, str]:
         if turns:
             dislike(desk.store, tuple(turns[:-1]), turns[-1]["content"], name)
-        words = "Noted. Under Rate, “failures first” asks for better answers to this."
+        words = "Noted. Under Rate, “Weak spots” asks for better answers to this."
         return gr.update(interactive=False), f"<p class='subdued' role='status'>{words}</p>"
 
     outputs = [turns, log, text, send, stop, clear, bad, noted]
